@@ -1,0 +1,197 @@
+"""What each stage leaves behind. An artifact names its room and its fingerprint; paths come from the store."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from tunesmith.specs.spec import Spec, Where
+
+
+class FileEntry(Spec):
+    """One file, by content."""
+
+    path: str
+    """Relative, with forward slashes."""
+    size: int = Field(ge=0)
+    """Bytes."""
+    sha256: str | None = None
+    """Hex digest; None where the hub does not list one (small text files)."""
+
+
+class Artifact(Spec):
+    fingerprint: str
+    """Of the job that made it."""
+
+    def identity(self) -> Any:
+        return self.fingerprint
+
+
+class ModelSource(Spec):
+    """A model repo pinned to a commit, as the hub's metadata describes it; nothing downloaded yet."""
+
+    repo: str
+    commit: str
+    """40 hex digits on a hub; for a folder, a digest of its files."""
+    files: tuple[FileEntry, ...]
+    """What the download stage will fetch: safetensors, configuration, tokenizer."""
+    endpoint: Where[str | None] = None
+    """Hub address; None for a folder."""
+    path: Where[str | None] = None
+    """The folder, for a local model."""
+    config: dict[str, Any]
+    """The model's config.json."""
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(entry.size for entry in self.files)
+
+
+class Dataset(Artifact):
+    """Checked rows, copied into the store as chat messages."""
+
+    type: Literal["dataset"] = "dataset"
+    num_train: int
+    num_evaluation: int
+    longest_train_chars: int = 0
+    """Characters of the longest training row; the train stage counts tokens."""
+
+
+class Resolved(Artifact):
+    """`main` turned into a commit, and data files into their content."""
+
+    type: Literal["resolved"] = "resolved"
+    model: ModelSource
+    data: Dataset
+
+
+class Device(Spec):
+    """One accelerator, or the host's memory where there is none."""
+
+    name: str
+    memory_bytes: int
+
+
+class Hardware(Spec):
+    device: Literal["cuda", "cpu"]
+    devices: tuple[Device, ...]
+    ram_bytes: int
+    cores: int
+
+
+class BillItem(Spec):
+    phase: str
+    item: str
+    bytes: int
+
+
+class Plan(Artifact):
+    """How the recipe fits the hardware; recovery may step it down, the recipe stays."""
+
+    type: Literal["plan"] = "plan"
+    device: Literal["cuda", "cpu"]
+    precision: Literal["fp32", "bf16"]
+    micro_batch_size: int
+    accumulation_steps: int
+    gradient_checkpointing: bool
+    peak_bytes: int
+    """Predicted, on the fullest device, over all phases."""
+    budget_bytes: int
+    """What the device has, less the headroom."""
+    bill: tuple[BillItem, ...]
+    disk_bytes: int
+    """What the store will grow by at most."""
+    summary: str
+    """One line with the numbers of the decision."""
+
+
+class ModelSnapshot(Artifact):
+    """A base model on disk, verified."""
+
+    type: Literal["snapshot"] = "snapshot"
+    repo: str
+    commit: str
+
+
+class Adapter(Artifact):
+    """A PEFT adapter and the base it belongs to."""
+
+    type: Literal["adapter"] = "adapter"
+    method: Literal["lora", "qlora"]
+    base: ModelSnapshot
+
+
+class TunedModel(Artifact):
+    """All weights, after full fine-tuning."""
+
+    type: Literal["tuned"] = "tuned"
+    base: ModelSnapshot
+
+
+class MergedModel(Artifact):
+    """16-bit weights with tokenizer, chat template and generation config."""
+
+    type: Literal["merged"] = "merged"
+    base: ModelSnapshot
+
+
+class QuantizedModel(Artifact):
+    type: Literal["quantized"] = "quantized"
+    method: str
+    base: ModelSnapshot
+
+
+Tuned = Annotated[Adapter | TunedModel, Field(discriminator="type")]
+Servable = Annotated[MergedModel | QuantizedModel, Field(discriminator="type")]
+Model = Annotated[ModelSnapshot | Adapter | TunedModel | MergedModel | QuantizedModel, Field(discriminator="type")]
+
+
+class Score(Artifact):
+    """One model on the held-out rows."""
+
+    type: Literal["score"] = "score"
+    score: float
+    """The recipe's metric, 0 to 1."""
+    nll: float | None
+    """Mean negative log-likelihood per answer token, nats; None where only text came back."""
+    num_rows: int
+
+
+class Evaluation(Artifact):
+    """Every candidate's score and the gate's word on them."""
+
+    type: Literal["evaluation"] = "evaluation"
+    scores: dict[str, Score]
+    """By candidate: base, tuned, merged, quantized."""
+    objections: tuple[str, ...]
+    """Empty when the gate held."""
+
+
+class Release(Artifact):
+    """What is served, made from what."""
+
+    type: Literal["release"] = "release"
+    name: str
+    """`<recipe>-<fingerprint>`: the process and the log are called so."""
+    served_name: str
+    endpoint: str
+    """Base URL for OpenAI clients, ending in /v1."""
+    score: float
+    """The live endpoint's own score on the first held-out rows."""
+    answers: tuple[tuple[str, str], ...]
+    """Smoke question and answer."""
+
+
+Anything = Annotated[
+    Dataset
+    | Resolved
+    | Plan
+    | ModelSnapshot
+    | Adapter
+    | TunedModel
+    | MergedModel
+    | QuantizedModel
+    | Score
+    | Evaluation
+    | Release,
+    Field(discriminator="type"),
+]

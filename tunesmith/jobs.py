@@ -1,0 +1,110 @@
+"""One class per stage: what was asked, and the artifacts it starts from. And the table of stages."""
+
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
+
+from tunesmith.artifacts import (
+    Dataset,
+    Evaluation,
+    MergedModel,
+    Model,
+    ModelSnapshot,
+    ModelSource,
+    Plan,
+    Servable,
+    Tuned,
+)
+from tunesmith.specs.evaluate import EvaluateSpec
+from tunesmith.specs.quantize import Gptq
+from tunesmith.specs.serve import Serve
+from tunesmith.specs.spec import Spec, Where, fingerprint
+from tunesmith.specs.train import Train
+
+
+class Job(Spec):
+    """Base of all jobs; `stage` names its row in STAGES."""
+
+    stage: str
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(STAGES[self.stage].version, self)
+
+    @property
+    def room_name(self) -> str:
+        return f"{self.stage}-{self.fingerprint}"
+
+
+class DownloadJob(Job):
+    stage: Literal["download"] = "download"
+    source: ModelSource
+
+
+class TrainJob(Job):
+    stage: Literal["train"] = "train"
+    spec: Train
+    too_long: Literal["refuse", "drop", "truncate"]
+    base: ModelSnapshot
+    data: Dataset
+    plan: Where[Plan]
+    """Not identity: the same recipe on another machine is the same adapter."""
+
+
+class MergeJob(Job):
+    stage: Literal["merge"] = "merge"
+    tuned: Tuned
+
+
+class GptqJob(Job):
+    stage: Literal["quantize.gptq"] = "quantize.gptq"
+    spec: Gptq
+    model: MergedModel
+    data: Dataset
+    device: Where[Literal["cuda", "cpu"]]
+
+
+class ScoreJob(Job):
+    stage: Literal["evaluate"] = "evaluate"
+    spec: EvaluateSpec
+    max_length: int
+    model: Model
+    data: Dataset
+    device: Where[Literal["cuda", "cpu"]]
+
+
+class ServeJob(Job):
+    stage: Literal["serve.vllm"] = "serve.vllm"
+    name: str
+    spec: Serve
+    evaluate: EvaluateSpec
+    evaluation: Evaluation
+    """The scores the live endpoint is held against."""
+    max_model_len: int
+    model: Servable
+    data: Dataset
+    device: Where[Literal["cuda", "cpu"]]
+
+
+AnyJob = Annotated[DownloadJob | TrainJob | MergeJob | GptqJob | ScoreJob | ServeJob, Field(discriminator="stage")]
+
+
+class Stage(NamedTuple):
+    """One row of the table: names only, nothing is imported from here."""
+
+    module: str
+    environment: str
+    version: int
+    """Raised when the stage's output for the same job changes."""
+    launcher: tuple[str, ...] = ("{python}", "-u", "-m", "{module}", "{job}")
+    """How its process is started; `{python}`, `{module}` and `{job}` are filled in."""
+
+
+STAGES: dict[str, Stage] = {
+    "download": Stage("tunesmith.stages.download.hub", "main", 1),
+    "train": Stage("tunesmith.stages.train.trainer", "train", 1),
+    "merge": Stage("tunesmith.stages.merge.streaming", "train", 1),
+    "quantize.gptq": Stage("tunesmith.stages.quantize.gptq", "train", 1),
+    "evaluate": Stage("tunesmith.stages.evaluate.generate", "train", 1),
+    "serve.vllm": Stage("tunesmith.stages.serve.vllm", "main", 1),
+}
