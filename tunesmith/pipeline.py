@@ -52,6 +52,12 @@ def score_job(recipe: Recipe, resolved: Resolved, plan: Plan, model: Model) -> S
     return ScoreJob(spec=spec, max_length=recipe.train.max_length, model=model, data=resolved.data, device=plan.device)
 
 
+def candidates(base: ModelSnapshot, tuned: Tuned, merged: MergedModel, served: Servable) -> dict[str, Model]:
+    """Who is judged, in order; `quantized` only where there is one."""
+    judged: dict[str, Model] = {"base": base, "tuned": tuned, "merged": merged}
+    return {**judged, "quantized": served} if served is not merged else judged
+
+
 def evaluation_fingerprint(recipe: Recipe, scores: dict[str, Score]) -> str:
     return fingerprint("evaluation", recipe.evaluate.gate, scores)
 
@@ -79,12 +85,11 @@ def lay_out(recipe: Recipe, resolved: Resolved, plan: Plan) -> list[tuple[str, J
     merge = merge_job(tuned)
     merged = MergedModel(fingerprint=merge.fingerprint, base=base)
     quantize = quantize_job(recipe, resolved, plan, merged)
-    candidates: dict[str, Model] = {"base": base, "tuned": tuned, "merged": merged}
     served: Servable = merged
     if quantize:
         served = QuantizedModel(fingerprint=quantize.fingerprint, method=quantize.spec.method, base=base)
-        candidates["quantized"] = served
-    scores = {name: score_job(recipe, resolved, plan, model) for name, model in candidates.items()}
+    judged = candidates(base, tuned, merged, served)
+    scores = {name: score_job(recipe, resolved, plan, model) for name, model in judged.items()}
     serve = serve_job(recipe, resolved, plan, served, _expected_evaluation(recipe, scores))
     jobs: list[tuple[str, Job]] = [("download", download), ("train", train), ("merge", merge)]
     jobs += [("quantize", quantize)] if quantize else []

@@ -1,0 +1,30 @@
+"""`python -m flows '{"recipe": "smollm2"}'`: one run on this machine; its facts are the last line of stdout."""
+
+import json
+import os
+import sys
+
+from tunesmith.errors import TunesmithError
+from tunesmith.worker import die_with_parent
+
+# The temporary server of a run without PREFECT_API_URL: patient on a busy machine, and calling nobody.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def main() -> int:
+    die_with_parent()
+    from flows.finetune import finetune  # after the settings above
+
+    try:
+        facts = finetune(**json.loads(sys.argv[1]))
+    except TunesmithError as error:
+        print(json.dumps({"error": type(error).__name__, "message": error.message}))
+        return error.exit_code
+    print(json.dumps(facts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

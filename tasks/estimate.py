@@ -1,0 +1,26 @@
+"""The bill and the plan, before a gigabyte moves."""
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from tunesmith.memory.table import bill_markdown
+
+from tasks.retry import SHORT
+from tasks.run import Run
+from tunesmith.artifacts import Plan, Resolved
+from tunesmith.errors import DoesNotFit
+from tunesmith.nearside import estimate_into
+
+
+@task(**SHORT)
+def estimate(run: Run, resolved: Resolved) -> Plan:
+    try:
+        outcome = estimate_into(run.store, run.recipe, resolved)
+    except DoesNotFit as refusal:
+        create_markdown_artifact(bill_markdown(refusal.bill, refusal.plan), key="bill", description=refusal.message)
+        raise
+    plan = outcome.artifact
+    assert isinstance(plan, Plan)
+    run.record("estimate", outcome)
+    create_markdown_artifact(bill_markdown(plan.bill, plan), key="bill", description=plan.summary)
+    get_run_logger().info(plan.summary)
+    return plan

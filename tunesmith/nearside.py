@@ -1,0 +1,46 @@
+"""The stages that need no environment of their own: quick, made here, kept in the store like all others."""
+
+import shutil
+import time
+
+from tunesmith import hardware
+from tunesmith.artifacts import Artifact, Evaluation, Plan, Resolved, Score
+from tunesmith.conclude import conclude
+from tunesmith.gate import judge
+from tunesmith.memory.estimate import estimate
+from tunesmith.pipeline import evaluation_fingerprint
+from tunesmith.runner import Outcome
+from tunesmith.specs.recipe import Recipe
+from tunesmith.store import Store
+
+
+def settle(store: Store, stage: str, artifact: Artifact, parents: tuple[Artifact, ...], began: float) -> Outcome:
+    """The artifact with a room of its own in the store; `cached` when that room was there before.
+
+    `began` is a time.monotonic() reading from the stage's start.
+    """
+    room_name = f"{stage}-{artifact.fingerprint}"
+    if before := store.manifest(room_name):
+        return Outcome(before.artifact, room_name, before.wall_seconds, cached=True)
+    seconds = time.monotonic() - began
+    store.open().room(room_name).mkdir(exist_ok=True)
+    conclude(store, room_name, artifact, environment="main", seconds=seconds, parents=parents)
+    return Outcome(artifact, room_name, seconds, cached=False)
+
+
+def estimate_into(store: Store, recipe: Recipe, resolved: Resolved) -> Outcome:
+    """The plan for this machine; raises DoesNotFit with the bill and the nearest plan that would fit."""
+    began = time.monotonic()
+    free = shutil.disk_usage(store.open().root).free
+    plan: Plan = estimate(recipe, resolved, hardware.detect(), free)
+    return settle(store, "estimate", plan, (resolved,), began)
+
+
+def judge_into(store: Store, recipe: Recipe, scores: dict[str, Score]) -> Outcome:
+    """The gate's word on the candidates' scores."""
+    began = time.monotonic()
+    objections = judge(recipe.evaluate.gate, scores)
+    evaluation = Evaluation(
+        fingerprint=evaluation_fingerprint(recipe, scores), scores=scores, objections=tuple(objections)
+    )
+    return settle(store, "gate", evaluation, tuple(scores.values()), began)
