@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tunesmith.errors import EnvironmentMissing
-from tunesmith.specs.load import CHECKOUT
+
+CHECKOUT = Path(__file__).resolve().parents[1]
 
 STAMP = "tunesmith-lock.sha256"
 
@@ -67,8 +68,14 @@ def health(name: str) -> str | None:
 
 def lock_hash(name: str) -> str | None:
     """sha256 of the lock file the environment is built from (per device), None outside a checkout."""
-    lock = home() / "locks" / f"{name}-{_device(name)}.txt"
+    lock = lock_file(name, _device(name))
     return hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else None
+
+
+def lock_file(name: str, device: str) -> Path:
+    """Where an environment's exact versions are listed; one whose packages do not depend on the device has one list."""
+    shared = home() / "locks" / f"{name}.txt"
+    return shared if shared.exists() else home() / "locks" / f"{name}-{device}.txt"
 
 
 def _device(name: str) -> str:

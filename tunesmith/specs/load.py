@@ -9,10 +9,9 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from tunesmith.environments import CHECKOUT
 from tunesmith.errors import RecipeError
 from tunesmith.specs.recipe import Recipe
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def load_recipe(recipe: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
