@@ -1,0 +1,138 @@
+"""The `tunesmith` command: each command says what it does in its help; facts come as a table, or with --json."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunesmith.errors import DoesNotFit
+from tunesmith.foreign import translate
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
+
+RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one in configs/.")]
+SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override, with a dotted key.")]
+StoreOption = Annotated[Path | None, typer.Option("--store", metavar="DIR", help="Where artifacts live.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Facts as one JSON object on stdout.")]
+DOES_NOT_FIT = 3
+
+
+@app.command()
+def run(
+    recipe: RecipeArg,
+    settings: SetOption = [],  # noqa: B006
+    store: StoreOption = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a recipe to its endpoint; finished stages are kept and found again."""
+    from tunesmith import launch, show
+
+    code, facts = launch.run(recipe, settings, store, until)
+    if as_json:
+        show.json_line(facts)
+    elif code == 0:
+        show.run_report(facts)
+    else:
+        show.error(facts["message"])
+    raise typer.Exit(code)
+
+
+@app.command()
+def plan(
+    recipe: RecipeArg, settings: SetOption = [], store: StoreOption = None, as_json: JsonOption = False  # noqa: B006
+) -> None:  # fmt: skip
+    """Show the jobs a run would do, which are done already, and the memory bill; nothing is executed."""
+    from tunesmith import forecast, show
+
+    facts = forecast.plan(_load(recipe, settings), _store(store))
+    show.json_line(facts) if as_json else show.plan_report(facts)
+
+
+@app.command()
+def estimate(
+    recipe: RecipeArg, settings: SetOption = [], store: StoreOption = None, as_json: JsonOption = False  # noqa: B006
+) -> None:  # fmt: skip
+    """Show the memory bill and the plan; exit code 3 when nothing fits."""
+    from tunesmith import forecast, show
+
+    try:
+        facts = forecast.estimate(_load(recipe, settings), _store(store))
+    except DoesNotFit as refusal:
+        show.refusal(refusal, as_json)
+        raise typer.Exit(DOES_NOT_FIT) from refusal
+    show.json_line(facts) if as_json else show.estimate_report(facts)
+
+
+@app.command()
+def status(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Show what is served and what the store holds."""
+    from tunesmith import forecast, show
+
+    facts = forecast.status(_store(store))
+    show.json_line(facts) if as_json else show.status_report(facts)
+
+
+@app.command()
+def stop(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Take the endpoint down; open streams may finish first."""
+    from tunesmith import show
+    from tunesmith.serving import endpoint
+
+    stopped = endpoint.stop(_store(store))
+    show.json_line({"stopped": stopped}) if as_json else show.stopped(stopped)
+
+
+@app.command()
+def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Examine the environments, the devices and the disk; exit code 1 when something needs mending."""
+    from tunesmith import show
+    from tunesmith.doctor import examine
+
+    findings = examine(_store(store).root)
+    show.findings(findings, as_json)
+    raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+@app.command()
+def hub(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Holds owner/name folders.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8091,
+) -> None:
+    """Serve a folder of models as a read-only Hugging Face hub (point HF_ENDPOINT at it)."""
+    from tunesmith.hub import server
+
+    server.serve(folder, host, port)
+
+
+def _load(recipe: str, settings: list[str]) -> Any:
+    from tunesmith.specs.load import load_recipe, parse_overrides
+
+    return load_recipe(recipe, parse_overrides(settings))
+
+
+def _store(chosen: Path | None) -> Any:
+    from tunesmith.places import store_root
+    from tunesmith.store import Store
+
+    return Store(chosen or store_root())
+
+
+def main() -> None:
+    """Runs the command; a user's mistake ends with one sentence and its exit code, never a stack trace."""
+    from tunesmith import show
+
+    try:
+        app()
+    except Exception as error:
+        ours = translate(error)
+        if ours is None:
+            raise
+        show.error(ours.message)
+        sys.exit(ours.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""What the command line prints."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tunesmith.doctor import Finding
+from tunesmith.errors import DoesNotFit
+
+_out = Console()
+_err = Console(stderr=True)
+
+
+def json_line(facts: Any) -> None:
+    """One JSON object on one line of stdout, nothing else."""
+    print(json.dumps(facts, default=str), flush=True)
+
+
+def error(message: str) -> None:
+    """One sentence on stderr."""
+    _err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+
+
+def run_report(facts: dict[str, Any]) -> None:
+    _out.print(_stages(facts["stages"]))
+    if facts["scores"]:
+        _out.print(_scores(facts["scores"]))
+    if facts["endpoint"]:
+        _out.print(f"[bold green]{facts['release']}[/] answers at [bold]{facts['endpoint']}[/]")
+
+
+def plan_report(facts: dict[str, Any]) -> None:
+    model = facts["model"]
+    _out.print(f"{model['repo']} at {model['commit'][:12]}, {model['bytes'] / 2**30:.2f} GiB")
+    table = Table("stage", "room", "done")
+    for job in facts["jobs"]:
+        table.add_row(job["stage"], job["room"], "yes" if job["done"] else "")
+    _out.print(table)
+    estimate_report(facts["estimate"])
+
+
+def estimate_report(facts: dict[str, Any]) -> None:
+    _out.print(_bill(facts["bill"]))
+    _out.print(facts["plan"]["summary"], soft_wrap=True)
+
+
+def refusal(refused: DoesNotFit, as_json: bool) -> None:
+    """The bill of what does not fit, and why."""
+    bill = [{"phase": item.phase, "item": item.item, "gib": item.bytes / 2**30} for item in refused.bill]
+    if as_json:
+        json_line({"fits": False, "message": refused.message, "bill": bill})
+        return
+    _out.print(_bill(bill))
+    error(refused.message)
+
+
+def status_report(facts: dict[str, Any]) -> None:
+    served = facts["served"]
+    _out.print(f"served: {json.dumps(served, default=str)}" if served else "served: nothing")
+    table = Table("room", "finished", "seconds", "GiB", title=facts["store"])
+    for room in facts["rooms"]:
+        table.add_row(room["room"], room["finished_at"], f"{room['seconds']:.1f}", f"{room['bytes'] / 2**30:.2f}")
+    _out.print(table)
+
+
+def stopped(names: Sequence[str]) -> None:
+    _out.print("Stopped: " + ", ".join(names) if names else "Nothing was served.")
+
+
+def findings(found: Sequence[Finding], as_json: bool) -> None:
+    if as_json:
+        json_line([{"name": one.name, "ok": one.ok, "detail": one.detail} for one in found])
+        return
+    table = Table("what", "", "detail")
+    for one in found:
+        table.add_row(one.name, "[green]ok[/]" if one.ok else "[red]mend[/]", escape(one.detail))
+    _out.print(table)
+
+
+def _stages(records: list[dict[str, Any]]) -> Table:
+    table = Table("stage", "seconds", "cached", "room")
+    for record in records:
+        table.add_row(record["name"], f"{record['seconds']:.1f}", "yes" if record["cached"] else "", record["room"])
+    return table
+
+
+def _scores(scores: dict[str, float]) -> Table:
+    table = Table(*scores, title="held-out score")
+    table.add_row(*(f"{score:.3f}" for score in scores.values()))
+    return table
+
+
+def _bill(bill: list[dict[str, Any]]) -> Table:
+    table = Table("phase", "item", "GiB")
+    last = None
+    for item in bill:
+        table.add_row(item["phase"] if item["phase"] != last else "", item["item"], f"{item['gib']:.2f}")
+        last = item["phase"]
+    return table
