@@ -62,7 +62,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Rendered:
     if ids[: len(prompt)] != prompt:
         raise DataError(
             "The last answer's first characters melt into the prompt's last token: "
-            "remove the white space it starts with."
+            "remove the white space it starts with, or choose a template that marks where answers start."
         )
     learnt = _inside(encoded["offset_mapping"], spans)
     return Rendered(ids, [token if inside else IGNORED for token, inside in zip(ids, learnt, strict=True)])

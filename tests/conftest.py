@@ -1,0 +1,39 @@
+"""Fixtures shared by the tests of several stages."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tunesmith.environments import CHECKOUT, health, interpreter
+from tunesmith.store import Store
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that needs a stage environment that is not built is skipped with the reason."""
+    for marker in item.iter_markers("env"):
+        if reason := health(marker.args[0] if marker.args else "train"):
+            pytest.skip(reason)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store").open()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama with tied embeddings, its tokenizer and its chat template."""
+    return _tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a head of its own."""
+    return _tiny_model(tmp_path_factory.mktemp("untied"), "--untied")
+
+
+def _tiny_model(folder: Path, *flags: str) -> Path:
+    command = [str(interpreter("train")), "tests/tiny_model.py", str(folder), *flags]
+    subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True)
+    return folder
