@@ -152,9 +152,15 @@ def _say(target: Target, text: str) -> None:
     print(f"{target.name:>5}  {text}", flush=True)
 
 
+def _name(word: str) -> str:
+    if word not in ENVIRONMENTS:
+        raise argparse.ArgumentTypeError(f"there is no environment {word}: choose from {', '.join(ENVIRONMENTS)}")
+    return word
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make env", description="Builds or repairs the environments.")
-    parser.add_argument("names", nargs="*", choices=[*ENVIRONMENTS], default=[*ENVIRONMENTS], metavar="NAME")
+    parser.add_argument("names", nargs="*", type=_name, default=[*ENVIRONMENTS], metavar="NAME")
     parser.add_argument("--device", choices=("cpu", "cuda"), default=os.environ.get("DEVICE") or detect_device())
     return parser.parse_args()
 
