@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.writing import GOOD, json_lines
+from tests.data.writing import GOOD, json_lines, parquet
+from tests.loopback import loopback_hub, write_model
 from tunesmith.artifacts import Resolved
 from tunesmith.errors import DataError
 from tunesmith.resolve import resolve
 from tunesmith.runner import Outcome
-from tunesmith.specs.data import DataSpec
+from tunesmith.specs.data import DataSpec, HubDataset
 from tunesmith.specs.model import ModelSpec
 from tunesmith.specs.recipe import Recipe
 from tunesmith.specs.train import Lora
@@ -84,3 +85,48 @@ def test_a_bad_row_stops_it_before_anything_is_kept(tmp_path: Path, store: Store
     with pytest.raises(DataError, match=r"^heldout\.jsonl, line 2: it has no assistant turn"):
         resolved(folder, store)
     assert list(store.root.iterdir()) == []
+
+
+def offered(folder: Path) -> Path:
+    """What a hub offers: a model, and a data set with good rows and bad ones."""
+    write_model(folder / "acme" / "tiny")
+    rows = folder / "datasets" / "acme" / "orders"
+    rows.mkdir(parents=True)
+    parquet(rows / "train.parquet", [GOOD, GOOD])
+    json_lines(rows / "heldout.jsonl", GOOD)
+    json_lines(rows / "bad.jsonl", GOOD, "{")
+    return folder
+
+
+def from_hub(address: str, train: str) -> Recipe:
+    return Recipe(
+        name="orders",
+        model=ModelSpec(repo="acme/tiny", hub=address),
+        data=DataSpec(
+            train=HubDataset(repo="acme/orders", file=train),
+            evaluation=HubDataset(repo="acme/orders", file="heldout.jsonl"),
+        ),
+        train=Lora(epochs=1),
+    )
+
+
+def test_model_and_data_of_a_hub_are_pinned_wherever_the_hub_is(tmp_path: Path, store: Store, hf_cache: Path) -> None:
+    folder = offered(tmp_path / "hub")
+    found = []
+    for _ in range(2):
+        with loopback_hub(folder) as address:
+            outcome = resolve(from_hub(address, "train.parquet"), store)
+        assert isinstance(outcome.artifact, Resolved)
+        assert outcome.artifact.model.endpoint == address
+        assert (outcome.artifact.data.num_train, outcome.artifact.data.num_evaluation) == (2, 1)
+        found.append(outcome)
+    assert [outcome.cached for outcome in found] == [False, True]
+    assert found[0].artifact.fingerprint == found[1].artifact.fingerprint
+
+
+def test_a_bad_row_of_a_hub_data_set_is_named_by_its_repo(tmp_path: Path, store: Store, hf_cache: Path) -> None:
+    with (
+        loopback_hub(offered(tmp_path / "hub")) as address,
+        pytest.raises(DataError, match=r"^acme/orders/bad\.jsonl, line 2: broken JSON"),
+    ):
+        resolve(from_hub(address, "bad.jsonl"), store)
