@@ -35,7 +35,8 @@ def read_records(path: Path, called: str) -> Iterator[Record]:
     """
     if not path.is_file():
         reason = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise DataError(f"{called} {reason}: correct the path under data (it is relative to the recipe).")
+        looked = "" if called == str(path) else f" (looked for {path})"
+        raise DataError(f"{called} {reason}{looked}: correct the path under data; it is relative to the recipe.")
     suffix = path.suffix.lower()
     if suffix in PARQUET:
         return _parquet(path, called)
