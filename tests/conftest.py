@@ -37,3 +37,14 @@ def _tiny_model(folder: Path, *flags: str) -> Path:
     command = [str(interpreter("train")), "tests/tiny_model.py", str(folder), *flags]
     subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture
+def hf_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty Hugging Face cache, for this process (which read the variable at import) and for the stages it runs."""
+    cache = tmp_path / "hf-cache"
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    return cache

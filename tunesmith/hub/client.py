@@ -1,0 +1,215 @@
+"""One hub, asked through huggingface_hub: listings pinned to a commit, single small files, and its errors as ours."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import httpx2
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    FileMetadataError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+    XetDownloadError,
+)
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
+
+from tunesmith.artifacts import FileEntry
+from tunesmith.errors import GatedRepo, HubUnavailable, ModelError, RepoNotFound, TunesmithError
+from tunesmith.hub.names import check_commit, check_path, check_sha256, fault_of_path
+
+Kind = Literal["model", "dataset"]
+PUBLIC_HUB = "https://huggingface.co"
+
+
+class Listing(NamedTuple):
+    """A repo at one commit, from metadata alone."""
+
+    commit: str
+    files: tuple[FileEntry, ...]
+
+
+class Hub:
+    """A hub's address, and what may be asked of it."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = (address or _default_hub()).rstrip("/")
+        """Of the recipe, else HF_ENDPOINT, else the public hub."""
+        if not self.address.startswith(("http://", "https://")):
+            raise ModelError(f"The hub's address {self.address} is no URL: write it as https://host in model.hub.")
+
+    @property
+    def token(self) -> Literal[False] | None:
+        """None lets huggingface_hub send HF_TOKEN; False holds it back.
+
+        A recipe may name any hub; the token goes only to the one its owner chose: HF_ENDPOINT, or the public one.
+        """
+        return None if self.address in (PUBLIC_HUB, _default_hub().rstrip("/")) else False
+
+    @property
+    def offline(self) -> bool:
+        """Whether HF_HUB_OFFLINE forbids asking."""
+        return constants.is_offline_mode()
+
+    def list(self, repo: str, revision: str, kind: Kind = "model") -> Listing:
+        """The repo's files at the commit `revision` stands for; with HF_HUB_OFFLINE, as far as the cache has them.
+
+        Raises RepoNotFound, GatedRepo, HubUnavailable, or ModelError when what the hub says cannot be used.
+        """
+        if fault_of_path(revision):
+            raise RepoNotFound(f"{revision!a} is no revision: name a branch, a tag or a commit, such as main.")
+        if self.offline:
+            return self._list_cached(repo, revision, kind)
+        with self.explained(repo, revision, kind):
+            listing = self._pinned(self._ask(repo, revision, kind))
+        _note_revision(repo, revision, listing.commit, kind)
+        return listing
+
+    def fetch(self, repo: str, commit: str, path: str, kind: Kind = "model") -> Path:
+        """One file's place in the Hugging Face cache, downloaded when it is not there."""
+        with self.explained(repo, commit, kind):
+            return Path(
+                hf_hub_download(repo, path, repo_type=kind, revision=commit, endpoint=self.address, token=self.token)
+            )
+
+    def not_cached(self, repo: str, revision: str) -> ModelError:
+        """What to say when an offline run needs more than the cache has."""
+        return ModelError(
+            f"HF_HUB_OFFLINE is set and the cache {constants.HF_HUB_CACHE} does not hold all of {repo} at {revision}: "
+            "unset it, or download the repo first."
+        )
+
+    @contextmanager
+    def explained(self, repo: str, revision: str, kind: Kind = "model") -> Iterator[None]:
+        """Turns what huggingface_hub raises inside into one sentence of ours."""
+        try:
+            yield
+        except (HfHubHTTPError, httpx2.TransportError, httpx2.InvalidURL) as error:
+            raise self._refusal(error, repo, revision, kind) from error
+        except HFValidationError as error:
+            raise RepoNotFound(f"{repo!a} is no {kind} repo's name: write it as owner/name.") from error
+        except (OfflineModeIsEnabled, RevisionResolutionError) as error:
+            raise self.not_cached(repo, revision) from error
+        except LocalEntryNotFoundError as error:
+            cause = error.__cause__
+            raise self._refusal(cause if isinstance(cause, Exception) else error, repo, revision, kind) from error
+        except (XetDownloadError, OSError) as error:
+            # huggingface_hub's own OSErrors (a file shorter than announced) carry no errno; the system's do.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise self._unavailable(error) from error
+
+    def _ask(self, repo: str, revision: str, kind: Kind) -> ModelInfo | DatasetInfo:
+        api = HfApi(endpoint=self.address, token=self.token)
+        try:
+            if kind == "dataset":
+                return api.dataset_info(repo, revision=revision, files_metadata=True)
+            return api.model_info(repo, revision=revision, files_metadata=True)
+        except HFValidationError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{self.address} does not answer like a Hugging Face hub: check model.hub and HF_ENDPOINT."
+            ) from error
+
+    def _pinned(self, info: ModelInfo | DatasetInfo) -> Listing:
+        commit = check_commit(info.sha, self.address)
+        return Listing(commit, tuple(self._entry(sibling) for sibling in info.siblings or ()))
+
+    def _entry(self, sibling: RepoSibling) -> FileEntry:
+        path = check_path(sibling.rfilename, self.address)
+        if not isinstance(sibling.size, int) or sibling.size < 0:
+            raise ModelError(f"{self.address} lists no size for {path}: use a hub that does, in model.hub.")
+        digest = check_sha256(sibling.lfs.sha256 if sibling.lfs else None, path, self.address)
+        return FileEntry(path=path, size=sibling.size, sha256=digest)
+
+    def _list_cached(self, repo: str, revision: str, kind: Kind) -> Listing:
+        with self.explained(repo, revision, kind):
+            pinned = HfApi().resolve_revision(repo, repo_type=kind, revision=revision, local_files_only=True)
+        folder = repo_cache(repo, kind) / "snapshots" / check_commit(pinned.resolved, "The local cache")
+        files = tuple(_cached_entry(folder, path) for path in sorted(folder.rglob("*")) if path.is_file())
+        if not files:
+            raise self.not_cached(repo, revision)
+        return Listing(folder.name, files)
+
+    def _refusal(self, error: Exception, repo: str, revision: str, kind: Kind) -> TunesmithError:
+        if isinstance(error, OfflineModeIsEnabled):
+            return self.not_cached(repo, revision)
+        if isinstance(error, GatedRepoError):
+            return GatedRepo(f"{repo} is gated on {self.address}: {self._way_in(repo, kind)}.")
+        if isinstance(error, RepositoryNotFoundError):
+            return RepoNotFound(
+                f"There is no {kind} repo {repo} on {self.address}: check the spelling, "
+                "or set HF_TOKEN when it is a private one."
+            )
+        if isinstance(error, RevisionNotFoundError):
+            return RepoNotFound(
+                f"{repo} on {self.address} has no revision {revision}: check the spelling, or use main."
+            )
+        if isinstance(error, EntryNotFoundError | FileMetadataError):
+            return ModelError(
+                f"{self.address} lists files of {repo} that it does not serve: use another hub in model.hub."
+            )
+        return self._unavailable(error)
+
+    def _unavailable(self, error: Exception) -> TunesmithError:
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        what = f"status {status}" if status else type(error).__name__
+        if status and status < 500 and status not in (408, 429):
+            return ModelError(f"{self.address} refuses ({what}): check model.hub, HF_ENDPOINT and HF_TOKEN.")
+        return HubUnavailable(
+            f"The hub {self.address} did not answer or broke off ({what}): "
+            "check the network and HF_ENDPOINT, then run the same command again."
+        )
+
+    def _way_in(self, repo: str, kind: Kind) -> str:
+        page = f"{self.address}/{'datasets/' if kind == 'dataset' else ''}{repo}"
+        if self.token is False:
+            return (
+                f"accept its terms at {page}, then set HF_TOKEN, and HF_ENDPOINT={self.address}, which the token is for"
+            )
+        if os.environ.get("HF_TOKEN"):
+            return f"the token in HF_TOKEN has no access; accept the terms at {page} with its account"
+        return f"accept its terms at {page} and set HF_TOKEN to a token of that account"
+
+
+def repo_cache(repo: str, kind: Kind = "model") -> Path:
+    """The repo's folder in the Hugging Face cache."""
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind)
+
+
+def _default_hub() -> str:
+    return os.environ.get("HF_ENDPOINT") or PUBLIC_HUB
+
+
+def _cached_entry(folder: Path, path: Path) -> FileEntry:
+    # In the cache a large file's blob is named by its sha256, a small one's by its git id.
+    blob = path.resolve().name
+    digest = blob if len(blob) == 64 else None
+    return FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest)
+
+
+def _note_revision(repo: str, revision: str, commit: str, kind: Kind) -> None:
+    """Remembers in the cache which commit a branch stood for, as huggingface_hub does, for a later offline run."""
+    if revision == commit:
+        return
+    ref = repo_cache(repo, kind) / "refs" / revision
+    try:
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=ref.parent, delete=False) as file:
+            file.write(commit)
+        Path(file.name).replace(ref)
+    except OSError:
+        # A read-only cache serves an online run just as well.
+        return

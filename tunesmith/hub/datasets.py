@@ -1,0 +1,46 @@
+"""One data file of a dataset repo, pinned to a commit and checked."""
+
+import difflib
+from pathlib import Path
+
+from tunesmith.errors import CorruptArtifact, DataError
+from tunesmith.hub.client import Hub
+from tunesmith.specs.data import HubDataset
+from tunesmith.store import sha256
+
+SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet")
+
+
+def fetch_dataset_file(spec: HubDataset, hub: str | None = None) -> Path:
+    """The file's place in the Hugging Face cache, JSON Lines or Parquet; `hub` is an address, None the usual one.
+
+    Raises DataError when the repo has no such file or it is of another kind, CorruptArtifact when its content is not
+    what the hub lists, and what `Hub.list` raises.
+    """
+    if not spec.file.endswith(SUFFIXES):
+        raise DataError(
+            f"{spec.file} of {spec.repo} is neither JSON Lines nor Parquet: name a .jsonl or .parquet file."
+        )
+    source = Hub(hub)
+    listing = source.list(spec.repo, spec.revision, "dataset")
+    entries = {entry.path: entry for entry in listing.files}
+    if spec.file not in entries:
+        raise DataError(f"{spec.repo} on {source.address} has no file {spec.file}: {_hint(spec.file, list(entries))}")
+    for _ in range(2):
+        path = source.fetch(spec.repo, listing.commit, spec.file, "dataset")
+        wanted = entries[spec.file].sha256
+        if wanted is None or sha256(path) == wanted:
+            return path
+        path.resolve().unlink()
+    raise CorruptArtifact(
+        f"{spec.file} of {spec.repo}, fetched twice, is not what {source.address} lists (its sha256 differs): "
+        "use another hub in model.hub, or a local copy."
+    )
+
+
+def _hint(wanted: str, known: list[str]) -> str:
+    usable = [path for path in known if path.endswith(SUFFIXES)]
+    nearest = difflib.get_close_matches(wanted, usable, n=1, cutoff=0.5)
+    if nearest:
+        return f"did you mean {nearest[0]}?"
+    return f"it has {', '.join(usable[:5])}." if usable else "it has no JSON Lines or Parquet file at all."
