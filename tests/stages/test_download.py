@@ -184,6 +184,12 @@ def test_a_hub_that_goes_away(root: Path, store: Store) -> None:
         assert not download(moved, store).cached
 
 
+def test_a_hub_that_breaks_off_and_stays_broken(root: Path, store: Store, hf_cache: Path) -> None:
+    with loopback_hub(root, Counted(break_at=1_500_000)) as hub, pytest.raises(HubUnavailable, match="broke off"):
+        download(resolve(hub), store)
+    assert not list(hf_cache.rglob("snapshots/*/model.safetensors"))
+
+
 def test_gated_between_listing_and_download(
     root: Path, repo: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,7 +220,7 @@ class KillAtProgress(Silent):
 def test_killed_midway_and_run_again(root: Path, repo: Path, store: Store) -> None:
     write_model(repo, weight_bytes=25_000_000)
     killer = KillAtProgress()
-    with loopback_hub(root, Counted(pause=0.02)) as slow:
+    with loopback_hub(root, Counted(pause=0.3)) as slow:
         source = resolve(slow)
         with pytest.raises(StageCrashed, match="download was killed by signal 9"):
             download(source, store, killer)

@@ -8,6 +8,7 @@ import errno
 import hmac
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,9 @@ def serve(folder: Path, host: str, port: int) -> None:
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     print(f"Serving {folder} read-only: clients set HF_ENDPOINT={address}", flush=True)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-    uvicorn.Server(config).run(sockets=[listener])
+    # Ctrl-C is how it is meant to end.
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def build_app(folder: Path) -> Starlette:
@@ -65,6 +68,11 @@ def listen(host: str, port: int) -> socket.socket:
         if error.errno != errno.EADDRINUSE:
             raise
         raise PortBusy(f"Port {port} on {host} is taken: stop who listens there or choose another --port.") from error
+
+
+class _File(FileResponse):
+    # Each chunk crosses to a thread and back, which Starlette's 64 KiB would do thousands of times a model.
+    chunk_size = 1 << 20
 
 
 class _Refused(Exception):
@@ -128,7 +136,7 @@ class _Answers:
 
     def content(self, request: Request) -> Response:
         found, entry, file = self._readable(request)
-        return FileResponse(file, headers=_headers(found, entry), media_type="application/octet-stream")
+        return _File(file, headers=_headers(found, entry), media_type="application/octet-stream")
 
     def _find(self, request: Request) -> _Found:
         names = _names(request)
