@@ -82,6 +82,8 @@ class BillItem(Spec):
     phase: str
     item: str
     bytes: int
+    place: Literal["device", "host"] = "device"
+    """Whose memory; on a CPU the host is the device."""
 
 
 class Plan(Artifact):

@@ -27,7 +27,10 @@ TunesmithError
 A message is one sentence: what was wrong, and what to do.
 """
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from tunesmith.artifacts import BillItem, Plan
 
 
 class TunesmithError(Exception):
@@ -69,7 +72,13 @@ class OnlyPickles(ModelError): ...
 class NoChatTemplate(ModelError): ...
 
 
-class DoesNotFit(Never): ...
+class DoesNotFit(Never):
+    """Carries the bill that was too high, and the nearest plan that would fit, where there is one."""
+
+    def __init__(self, message: str, *, bill: "tuple[BillItem, ...]" = (), plan: "Plan | None" = None) -> None:
+        super().__init__(message)
+        self.bill = bill
+        self.plan = plan
 
 
 class GroupSizeError(Never): ...
