@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tunesmith.specs.load import CHECKOUT, load_recipe
+from tunesmith.environments import CHECKOUT
+from tunesmith.specs.load import load_recipe
 
 RECIPES = sorted((CHECKOUT / "configs").glob("*.yaml"))
 DEPLOYMENTS = yaml.safe_load((CHECKOUT / "deploy" / "prefect.yaml").read_text())["deployments"]

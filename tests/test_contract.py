@@ -8,10 +8,9 @@ from typing import get_args
 
 import pytest
 
-from tunesmith.environments import ENVIRONMENTS
+from tunesmith.environments import CHECKOUT, ENVIRONMENTS
 from tunesmith.errors import TunesmithError, revive, tree
 from tunesmith.jobs import STAGES, AnyJob
-from tunesmith.specs.load import CHECKOUT
 from tunesmith.specs.quantize import NoQuantization, Quantize
 from tunesmith.specs.serve import Serve
 

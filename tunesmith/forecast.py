@@ -39,7 +39,8 @@ def status(store: Store) -> dict[str, Any]:
         }
         for name, manifest in store.manifests()
     ]
-    return {"store": str(store.root), "served": endpoint.status(store), "rooms": rooms}
+    served = endpoint.status(store)
+    return {"store": str(store.root), "served": served.model_dump(mode="json") if served else None, "rooms": rooms}
 
 
 def _plan(recipe: Recipe, store: Store) -> tuple[Resolved, Plan]:

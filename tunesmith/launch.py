@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tunesmith.environments import CHECKOUT
 from tunesmith.errors import EnvironmentMissing, RecipeError, StageCrashed
 from tunesmith.pipeline import STAGE_ORDER
 from tunesmith.places import store_root
-from tunesmith.specs.load import CHECKOUT, find_recipe, load_recipe, parse_overrides
+from tunesmith.specs.load import find_recipe, load_recipe, parse_overrides
 
 
 def run(recipe: str, settings: list[str], store: Path | None, until: str | None) -> tuple[int, dict[str, Any]]:

@@ -59,8 +59,7 @@ def refusal(refused: DoesNotFit, as_json: bool) -> None:
 
 
 def status_report(facts: dict[str, Any]) -> None:
-    served = facts["served"]
-    _out.print(f"served: {json.dumps(served, default=str)}" if served else "served: nothing")
+    _out.print(_served(facts["served"]))
     table = Table("room", "finished", "seconds", "GiB", title=facts["store"])
     for room in facts["rooms"]:
         table.add_row(room["room"], room["finished_at"], f"{room['seconds']:.1f}", f"{room['bytes'] / 2**30:.2f}")
@@ -79,6 +78,15 @@ def findings(found: Sequence[Finding], as_json: bool) -> None:
     for one in found:
         table.add_row(one.name, "[green]ok[/]" if one.ok else "[red]mend[/]", escape(one.detail))
     _out.print(table)
+
+
+def _served(status: dict[str, Any] | None) -> str:
+    if status is None:
+        return "served: nothing"
+    release = status["served"]["release"]
+    health = f"[red]{escape(status['trouble'])}[/]" if status["trouble"] else "[green]healthy[/]"
+    since = status["served"]["started_at"]
+    return f"served: [bold]{release['name']}[/] as {release['served_name']} at {release['endpoint']}, {health}, since {since}"
 
 
 def _stages(records: list[dict[str, Any]]) -> Table:

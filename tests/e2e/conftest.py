@@ -12,8 +12,8 @@ from typing import NamedTuple
 import httpx
 import pytest
 
+from tunesmith.environments import CHECKOUT
 from tunesmith.runner import stop_tree
-from tunesmith.specs.load import CHECKOUT
 
 BIN = Path(sys.executable).parent
 

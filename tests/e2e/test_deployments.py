@@ -8,7 +8,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.e2e.conftest import Box
-from tunesmith.specs.load import CHECKOUT
+from tunesmith.environments import CHECKOUT
 from tunesmith.store import Store
 
 pytestmark = [pytest.mark.env("train"), pytest.mark.env("serve")]

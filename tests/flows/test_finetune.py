@@ -14,9 +14,9 @@ import pytest
 from flows.finetune import finetune
 from flows.retrain import retrain
 from tests.fakes import run_flow
+from tunesmith.environments import CHECKOUT
 from tunesmith.errors import DataError, GateFailed, RecipeError
 from tunesmith.pipeline import STAGE_ORDER
-from tunesmith.specs.load import CHECKOUT
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
