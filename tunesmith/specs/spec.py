@@ -18,7 +18,8 @@ Where = Annotated[_T, NotIdentity()]
 class Spec(BaseModel):
     """A frozen value that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # Defaults too: a float's default written as 32 would not be the 32.0 read back from JSON, nor its fingerprint.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
     def identity(self) -> Any:
         """What of this value counts for a fingerprint, as plain JSON."""
