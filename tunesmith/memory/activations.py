@@ -1,0 +1,110 @@
+"""What one block keeps for the backward pass, in bytes per token.
+
+Derived from the model code of transformers 5 and PEFT 0.21, and checked against what autograd keeps there, to the byte
+for Llama, Qwen2, Qwen3, Mistral and Gemma. Letters: h hidden, q and k the widths of queries and keys, f FFN, a heads,
+S length, r rank, b bytes of the arithmetic (2 or 4).
+"""
+
+from typing import Literal, NamedTuple
+
+from tunesmith.memory.shape import Linear, ModelShape, Source
+
+Arithmetic = Literal["fp32", "amp", "bf16"]
+"""float32; float32 weights, or 16-bit frozen ones, under autocast; or 16 bits throughout."""
+
+
+class Kept(NamedTuple):
+    """How a block is trained."""
+
+    arithmetic: Arithmetic
+    nf4: bool
+    """The frozen weights are packed; their layers then answer in float32."""
+    adapted: tuple[Linear, ...]
+    """Linear layers with an adapter; empty for full fine-tuning."""
+    rank: int
+    dropout: bool
+    """Adapter dropout: every target keeps an input of its own, and a mask."""
+    length: int
+    """Tokens per row."""
+    padded: bool
+    """Rows of different lengths share a batch, so there is a mask."""
+
+    @property
+    def compute_bytes(self) -> int:
+        return 4 if self.arithmetic == "fp32" else 2
+
+    @property
+    def residual_bytes(self) -> int:
+        """Of one number between the blocks: under autocast in float32 where the embedding is."""
+        return 4 if self.arithmetic == "amp" and (self.nf4 or not self.adapted) else self.compute_bytes
+
+
+def block_bytes(shape: ModelShape, kept: Kept) -> int:
+    """Bytes per token that a block keeps from forward to backward."""
+    return _norms(shape, kept) + _attention(shape, kept) + _mlp(shape, kept) + _inputs(shape, kept)
+
+
+def _norms(shape: ModelShape, kept: Kept) -> int:
+    """Input in float32 (4h) and its scale (4); where the norms train too, the normed value."""
+    normed = _normed_bytes(shape, kept)
+    hidden = shape.norms * ((4 + normed) * shape.hidden + 4)
+    if not shape.qk_norm:
+        return hidden
+    heads = shape.heads + shape.kv_heads
+    return hidden + heads * ((4 + normed) * shape.head_dim + 4)
+
+
+def _normed_bytes(shape: ModelShape, kept: Kept) -> int:
+    if kept.adapted:
+        return 0
+    return 4 if shape.wide_norm or kept.arithmetic == "amp" else kept.compute_bytes
+
+
+def _attention(shape: ModelShape, kept: Kept) -> int:
+    """Flash and SDPA: q, k, v, output, and 4a for the log-sum; with padding k and v for every head, and the mask.
+
+    Capped scores are computed in full: 8aS for the capped and the softmaxed matrix, and no output is kept.
+    """
+    b, q = kept.compute_bytes, shape.q_width
+    fused = b * q if shape.fused else 0
+    if shape.softcap:
+        return fused + 3 * b * q + 8 * shape.heads * kept.length
+    keys = 2 * b * q + b * kept.length if kept.padded else 2 * b * shape.kv_width
+    return fused + 2 * b * q + keys + 4 * shape.heads
+
+
+def _mlp(shape: ModelShape, kept: Kept) -> int:
+    """Gate, its activation, and up."""
+    each = 4 if kept.arithmetic == "amp" and kept.nf4 else kept.compute_bytes
+    return 3 * each * shape.ffn
+
+
+def _inputs(shape: ModelShape, kept: Kept) -> int:
+    """What the linear layers with a gradient keep of their inputs: one tensor for all that read it, or one each."""
+    if kept.adapted:
+        return _adapter_inputs(shape, kept)
+    each = kept.arithmetic == "amp"
+    return sum(_shared(shape, kept, source, each) for source in ("attention_norm", "attention", "mlp_norm", "mlp"))
+
+
+def _adapter_inputs(shape: ModelShape, kept: Kept) -> int:
+    """4r per target (autocast: 2r), and its input.
+
+    PEFT casts the input to float32 for every target by itself: a copy each in 16 bits; none in float32, unless dropout
+    makes one. Autocast rounds each copy again and keeps that.
+    """
+    ranks = (2 if kept.arithmetic == "amp" else 4) * kept.rank * len(kept.adapted)
+    if kept.arithmetic == "fp32" and not kept.dropout:
+        sources: set[Source] = {linear.source for linear in kept.adapted}
+        return ranks + sum(_shared(shape, kept, source, each=False) for source in sources)
+    copied = (2 if kept.arithmetic == "amp" else 4) + (1 if kept.dropout else 0)
+    return ranks + copied * sum(linear.width_in for linear in kept.adapted)
+
+
+def _shared(shape: ModelShape, kept: Kept, source: Source, each: bool) -> int:
+    """Bytes of the tensor `source` where its readers keep it as it is, or (`each`) a rounded copy for each of them."""
+    if source == "attention" and not shape.softcap:
+        return 0  # The attention itself keeps its output.
+    readers = [linear for linear in shape.linears if linear.source == source]
+    copies = len(readers) if each and source.endswith("norm") else 1
+    return copies * kept.compute_bytes * readers[0].width_in

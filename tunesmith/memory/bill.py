@@ -1,0 +1,146 @@
+"""The bill: every byte the run needs, by phase and item, on the device, on the host and on disk."""
+
+from typing import Literal, NamedTuple
+
+from tunesmith.artifacts import BillItem, ModelSource
+from tunesmith.memory import phases
+from tunesmith.memory.constants import (
+    CPU_PROCESS_BYTES,
+    CPU_SLACK,
+    CUDA_CONTEXT_BYTES,
+    CUDA_SLACK,
+    CUDA_SLACK_NF4,
+    NUM_CHECKPOINTS,
+)
+from tunesmith.memory.shape import ModelShape
+from tunesmith.memory.training import Items, Step, standing_items, step_items, total, trained_params, weight_items
+from tunesmith.specs.quantize import Gptq
+from tunesmith.specs.recipe import Recipe
+from tunesmith.specs.train import Full
+
+DeviceKind = Literal["cuda", "cpu"]
+Place = Literal["device", "host"]
+
+
+class Case(NamedTuple):
+    """What is to be billed."""
+
+    recipe: Recipe
+    source: ModelSource
+    shape: ModelShape
+
+
+class Layout(NamedTuple):
+    """What a plan may choose."""
+
+    device: DeviceKind
+    micro_batch_size: int
+    accumulation_steps: int
+    gradient_checkpointing: bool
+    evaluation_rows: int
+    """Rows answered at once."""
+
+
+def bill(case: Case, layout: Layout) -> tuple[BillItem, ...]:
+    """The items of every phase at its fullest moment; items of nothing are left out."""
+    return tuple(
+        BillItem(phase=phase, item=item, bytes=size, place=place)
+        for phase, place, items in _phases(case, layout)
+        for item, size in items.items()
+        if size
+    )
+
+
+def peaks(items: tuple[BillItem, ...], place: Place = "device") -> dict[str, int]:
+    """Bytes by phase on the device, or on the host beside it."""
+    found: dict[str, int] = {}
+    for item in items:
+        if item.place == place:
+            found[item.phase] = found.get(item.phase, 0) + item.bytes
+    return found
+
+
+def step_of(case: Case, layout: Layout) -> Step:
+    """The optimizer step that a layout means: float32 on a CPU, autocast to bfloat16 on a GPU."""
+    return Step(
+        method=case.recipe.train,
+        arithmetic="fp32" if layout.device == "cpu" else "amp",
+        micro_batch_size=layout.micro_batch_size,
+        gradient_checkpointing=layout.gradient_checkpointing,
+        accumulates=layout.accumulation_steps > 1,
+    )
+
+
+def max_model_len(recipe: Recipe) -> int:
+    """Longest sequence the server takes, tokens."""
+    return recipe.serve.max_model_len or recipe.train.max_length + recipe.evaluate.max_new_tokens
+
+
+def disk_bytes(case: Case) -> int:
+    """What the store grows by at most: snapshot, kept checkpoints and one being written, tuned, merged, quantized."""
+    method, shape, quantize = case.recipe.train, case.shape, case.recipe.quantize
+    trained = trained_params(shape, method) * 4
+    kept = min(NUM_CHECKPOINTS + 1, 3) * 3 * trained
+    served = phases.served_bytes(shape, quantize) if isinstance(quantize, Gptq) else 0
+    return case.source.total_bytes + kept + trained + 2 * shape.params + served
+
+
+def _phases(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
+    return _on_cpu(case, layout) if layout.device == "cpu" else _on_cuda(case, layout)
+
+
+def _on_cpu(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
+    recipe, shape, step = case.recipe, case.shape, step_of(case, layout)
+    process, mapped = {"process": CPU_PROCESS_BYTES}, {"largest weight file, mapped": _largest_file(case.source)}
+    training = step_items(shape, step)
+    held = int(CPU_SLACK * (total(training) - total(standing_items(shape, step))))
+    found: list[tuple[str, Place, Items]] = [
+        ("load", "device", process | weight_items(shape, step) | mapped),
+        ("train", "device", process | training | {"held by malloc": held}),
+        ("merge", "device", phases.merge_items(shape)),
+    ]
+    if isinstance(recipe.quantize, Gptq):
+        quantizing = {"weights (bf16)": 2 * shape.params, **phases.quantize_items(shape, recipe.quantize)}
+        found.append(("quantize", "device", process | quantizing))
+    evaluating = phases.evaluate_items(shape, recipe.evaluate, layout.evaluation_rows, recipe.train.max_length, 4)
+    found.append(("evaluate", "device", process | evaluating | mapped))
+    serving = phases.serve_items(shape, recipe.quantize, recipe.serve, max_model_len(recipe), "cpu")
+    return [*found, ("serve", "device", serving)]
+
+
+def _on_cuda(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
+    recipe, shape, step = case.recipe, case.shape, step_of(case, layout)
+    slack = CUDA_SLACK_NF4 if step.is_nf4 else CUDA_SLACK
+    process = {"process": CPU_PROCESS_BYTES}
+    in_16_bits = process | {"weights (bf16)": 2 * shape.params}
+    evaluating = phases.evaluate_items(shape, recipe.evaluate, layout.evaluation_rows, recipe.train.max_length, 2)
+    adapter = {} if isinstance(recipe.train, Full) else {"adapter": 4 * trained_params(shape, recipe.train)}
+    found: list[tuple[str, Place, Items]] = [
+        ("load", "device", _allocated(weight_items(shape, step), slack)),
+        ("load", "host", process | _staged(case, step)),
+        ("train", "device", _allocated(step_items(shape, step), slack)),
+        ("merge", "host", phases.merge_items(shape)),
+    ]
+    if isinstance(recipe.quantize, Gptq):
+        found.append(("quantize", "device", _allocated(phases.quantize_items(shape, recipe.quantize), CUDA_SLACK)))
+        found.append(("quantize", "host", in_16_bits))
+    found.append(("evaluate", "device", _allocated(evaluating | adapter, CUDA_SLACK)))
+    found.append(("evaluate", "host", in_16_bits))
+    serving = phases.serve_items(shape, recipe.quantize, recipe.serve, max_model_len(recipe), "cuda")
+    return [*found, ("serve", "device", {"CUDA context": CUDA_CONTEXT_BYTES, **serving})]
+
+
+def _allocated(items: Items, slack: float) -> Items:
+    return {"CUDA context": CUDA_CONTEXT_BYTES, **items, "allocator slack": int(slack * total(items))}
+
+
+def _staged(case: Case, step: Step) -> Items:
+    """Weights are read into host memory and moved, or, for NF4, packed file by file on the device."""
+    if step.is_nf4:
+        return {"largest weight file": _largest_file(case.source)}
+    number_bytes = step.trained_bytes if isinstance(step.method, Full) else step.frozen_bytes
+    return {"weights": case.shape.params * number_bytes}
+
+
+def _largest_file(source: ModelSource) -> int:
+    return max((entry.size for entry in source.files if entry.path.endswith(".safetensors")), default=0)

@@ -1,0 +1,31 @@
+"""What no formula gives. GPU figures are planning defaults until measured on one; CPU figures were measured."""
+
+GIB = 2**30
+
+CUDA_CONTEXT_BYTES = GIB // 2
+"""Driver context, kernels and cuBLAS workspace; 0.3 to 0.6 GiB on A100 and H100."""
+CUDA_SLACK = 0.04
+"""Share of allocated memory that the caching allocator reserves on top: 1.1 to 4.6 % in replays of 7B steps."""
+CUDA_SLACK_NF4 = 0.10
+"""The same with NF4, whose dequantized temporaries fragment: 8 % with expandable segments."""
+
+CPU_PROCESS_BYTES = 6 * GIB // 10
+"""Resident set of Python with torch, transformers and PEFT before a model is loaded."""
+CPU_SLACK = 0.6
+"""Share of a step's temporaries that malloc holds on to between steps, fragmented."""
+
+SERVER_PROCESS_BYTES = 23 * GIB // 10
+"""vLLM's processes on a CPU, without weights and KV cache: 3.5 GiB resident for SmolLM2-135M with 1 GiB of cache."""
+CUDA_GRAPHS_BYTES = GIB
+"""vLLM's captured graphs."""
+SERVER_BATCH_TOKENS = 2048
+"""vLLM's max_num_batched_tokens, which its start-up profile runs."""
+SERVER_SEQUENCES = 256
+"""vLLM's max_num_seqs, whose logits its start-up profile samples from."""
+
+LOSS_BYTES = {"fp32": 12, "amp": 14, "bf16": 14}
+"""Per token and vocabulary entry in the backward pass of the loss: log-softmax, its gradient and the loss's gradient in
+float32, and 16-bit logits beside them."""
+
+NUM_CHECKPOINTS = 2
+"""Checkpoints the trainer keeps."""

@@ -1,0 +1,86 @@
+"""What the phases around training need: loading, evaluating, merging, quantizing, serving."""
+
+from tunesmith.memory.constants import (
+    CPU_PROCESS_BYTES,
+    CUDA_GRAPHS_BYTES,
+    GIB,
+    SERVER_BATCH_TOKENS,
+    SERVER_PROCESS_BYTES,
+    SERVER_SEQUENCES,
+)
+from tunesmith.memory.shape import ModelShape
+from tunesmith.memory.training import Items
+from tunesmith.specs.evaluate import EvaluateSpec
+from tunesmith.specs.quantize import Gptq, Quantize
+from tunesmith.specs.serve import Serve
+
+
+def evaluate_items(shape: ModelShape, spec: EvaluateSpec, rows: int, max_length: int, number_bytes: int) -> Items:
+    """A batch of held-out rows: one pass over prompts and answers, then the answers token by token.
+
+    Logits are kept for the columns of the answers, or for one whole row when that is more; the loss of a row takes 8
+    bytes more per entry, in float32.
+    """
+    tokens = rows * (max_length + spec.max_new_tokens)
+    columns = max(rows * spec.max_new_tokens, max_length)
+    return {
+        f"weights ({_named(number_bytes)})": shape.params * number_bytes,
+        f"KV cache ({rows} rows)": tokens * shape.kv_values_per_token() * number_bytes,
+        "one block's activations": tokens * _block_width(shape) * number_bytes,
+        "logits and loss": shape.vocab * (columns * number_bytes + max_length * 8),
+    }
+
+
+def merge_items(shape: ModelShape) -> Items:
+    """One tensor at a time: the base's and the result in 16 bits, the base and the update in float32 (12 bytes)."""
+    largest = max(12 * shape.largest_linear, 4 * shape.embedding_params)
+    return {"process": CPU_PROCESS_BYTES, "one tensor and its update": largest}
+
+
+def quantize_items(shape: ModelShape, spec: Gptq) -> Items:
+    """GPTQ (arXiv 2210.17323) block by block: the Hessian of a layer's input (its width squared) with inverse and
+    Cholesky factor in float32, the layer in float32, and a block's inputs and outputs for all calibration rows.
+    """
+    width = max(linear.width_in for linear in shape.linears)
+    rows = spec.calibration.rows * spec.calibration.max_length
+    return {
+        "Hessian, inverse, Cholesky factor": 3 * 4 * width * width,
+        "one layer (fp32)": 2 * 4 * shape.largest_linear,
+        "calibration rows": 2 * 2 * rows * shape.hidden,
+        "one block's activations": 2 * spec.calibration.max_length * _block_width(shape),
+    }
+
+
+def serve_items(shape: ModelShape, quantize: Quantize, spec: Serve, max_model_len: int, device: str) -> Items:
+    """vLLM: on a GPU at least one full sequence of KV cache must fit; on a CPU the cache has the size asked for."""
+    weights = {f"weights ({served_precision(quantize)})": served_bytes(shape, quantize)}
+    if device == "cpu":
+        return {"process": SERVER_PROCESS_BYTES, **weights, "KV cache": spec.kv_cache_gib * GIB}
+    return weights | {
+        f"KV cache (one sequence of {max_model_len})": 2 * max_model_len * shape.kv_values_per_token(),
+        "one block's activations": 2 * SERVER_BATCH_TOKENS * _block_width(shape),
+        "logits of the start-up profile": 10 * SERVER_SEQUENCES * shape.vocab,
+        "CUDA graphs": CUDA_GRAPHS_BYTES,
+    }
+
+
+def served_bytes(shape: ModelShape, quantize: Quantize) -> int:
+    """The served weights: packed layers with a 16-bit scale and a zero per group, the rest in 16 bits."""
+    if not isinstance(quantize, Gptq):
+        return 2 * shape.params
+    groups = shape.linear_weights // quantize.group_size
+    packed = (shape.linear_weights + groups) * quantize.bits // 8 + 2 * groups
+    return packed + 2 * (shape.params - shape.linear_weights)
+
+
+def served_precision(quantize: Quantize) -> str:
+    return f"int{quantize.bits}" if isinstance(quantize, Gptq) else "bf16"
+
+
+def _block_width(shape: ModelShape) -> int:
+    """Numbers per token a block has alive at once without gradients: residual, norm, and the MLP's three."""
+    return 4 * shape.hidden + 3 * shape.ffn
+
+
+def _named(number_bytes: int) -> str:
+    return "fp32" if number_bytes == 4 else "bf16"
