@@ -15,7 +15,7 @@ import xmlrpc.client
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 from supervisor.xmlrpc import Faults, SupervisorTransport
@@ -23,6 +23,7 @@ from supervisor.xmlrpc import Faults, SupervisorTransport
 from tunesmith.errors import EngineUnhealthy, ServeRefused, StoreNotWritable
 from tunesmith.serving import program as programs
 from tunesmith.serving.program import Program
+from tunesmith.specs.spec import Spec
 from tunesmith.store import Store, write_atomically
 
 KEY = "VLLM_API_KEY"
@@ -50,7 +51,7 @@ files = programs/*.conf
 """
 
 
-class ProgramState(NamedTuple):
+class ProgramState(Spec):
     """What the supervisor says of one program."""
 
     name: str
@@ -129,7 +130,12 @@ class Supervisor:
             return ()
         found = self._call("getAllProcessInfo")
         return tuple(
-            ProgramState(one["name"], one["statename"], one["pid"], programs.log_file(self.folder, one["name"]))
+            ProgramState(
+                name=one["name"],
+                state=one["statename"],
+                pid=one["pid"],
+                log=programs.log_file(self.folder, one["name"]),
+            )
             for one in found
         )
 

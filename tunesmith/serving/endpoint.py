@@ -1,5 +1,6 @@
 """What a store serves: proving it alive, showing it, taking it down."""
 
+import os
 from collections.abc import Collection
 from datetime import UTC, datetime
 
@@ -92,10 +93,12 @@ def served_names(endpoint: str, key: str | None) -> tuple[str, ...]:
 def forget_if_dead(job: ServeJob, store: Store) -> None:
     """Makes a finished serve job undone when its release is not what answers now.
 
-    Other artifacts are files and stay true; only the endpoint itself proves a release.
+    Other artifacts are files and stay true; only the endpoint itself proves a release, under the key of today.
     """
     state = current(store)
-    if state is None or state.release.fingerprint != job.fingerprint or not is_alive(store, state):
+    key = os.environ.get(job.spec.api_key_env or "")
+    ours = state is not None and state.release.fingerprint == job.fingerprint and is_alive(store, state)
+    if not ours or (key and key != Supervisor(store).key()):
         (store.room(job.room_name) / MANIFEST).unlink(missing_ok=True)
 
 

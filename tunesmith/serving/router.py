@@ -47,15 +47,22 @@ class Router:
         # Written first: a router that restarts from here on comes back with the new worker.
         programs.write(self.supervisor.folder, self._program(worker))
         self._wait_until_up()
+        try:
+            self._route_to(worker)
+        except httpx.HTTPError as error:
+            raise EngineUnhealthy(f"vllm-router did not take {worker} over ({error}): run the same command.") from error
+
+    def workers(self) -> tuple[str, ...]:
+        """Engine URLs it sends requests to. Raises httpx.HTTPError when it does not answer."""
+        return tuple(self._ask("GET", "/list_workers").json()["urls"])
+
+    def _route_to(self, worker: str) -> None:
+        """Added before the others are removed, so that there is a worker at every moment."""
         if worker not in self.workers():
             self._ask("POST", "/add_worker", worker)
         for other in self.workers():
             if other != worker:
                 self._ask("POST", "/remove_worker", other)
-
-    def workers(self) -> tuple[str, ...]:
-        """Engine URLs it sends requests to. Raises httpx.HTTPError when it does not answer."""
-        return tuple(self._ask("GET", "/list_workers").json()["urls"])
 
     def _start(self, worker: str) -> None:
         self.supervisor.remove(ROUTER)

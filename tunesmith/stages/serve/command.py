@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 
 from tunesmith.environments import interpreter
+from tunesmith.errors import ServeRefused
 from tunesmith.jobs import ServeJob
 from tunesmith.serving.control import KEY
 from tunesmith.serving.endpoint import engine_name
@@ -15,6 +16,7 @@ _FOLLOWED = ("CUDA_", "VLLM_", "OMP_", "NCCL_", "NVIDIA_")
 """Variables of the run that steer an engine, also under a supervisor that was started earlier."""
 _ON_CPU: dict[str, Value] = {"enforce-eager": True, "dtype": "bfloat16", "max-num-seqs": 32}
 # Compiling takes minutes on a CPU and gains little; packed 4-bit layers refuse float32.
+_OURS = ("model", "served-model-name", "host", "port", "api-key", "shutdown-timeout")
 _KILL_AFTER_SECONDS = 30
 """How much longer than its drain the engine may take to go."""
 
@@ -25,7 +27,11 @@ def served_name(job: ServeJob) -> str:
 
 
 def engine_program(job: ServeJob, store: Store, port: int) -> Program:
-    """The job's engine on that loopback port. Raises EnvironmentMissing when the `serve` environment is not built."""
+    """The job's engine on that loopback port.
+
+    Raises EnvironmentMissing when the `serve` environment is not built, ServeRefused for an argument that is not the
+    recipe's to pass.
+    """
     arguments: dict[str, Value] = {
         "model": str(store.out(job.model)),
         "served-model-name": served_name(job),
@@ -34,7 +40,7 @@ def engine_program(job: ServeJob, store: Store, port: int) -> Program:
         "max-model-len": job.max_model_len,
         "shutdown-timeout": job.spec.drain_seconds,
         **(_ON_CPU if job.device == "cpu" else {}),
-        **{name.replace("_", "-"): value for name, value in job.spec.engine_args.items()},
+        **_asked(job),
     }
     words = [word for name, value in arguments.items() for word in _flag(name, value)]
     return Program(
@@ -43,6 +49,16 @@ def engine_program(job: ServeJob, store: Store, port: int) -> Program:
         environment=_environment(job, os.environ),
         stop_seconds=job.spec.drain_seconds + _KILL_AFTER_SECONDS,
     )
+
+
+def _asked(job: ServeJob) -> dict[str, Value]:
+    asked = {name.replace("_", "-"): value for name, value in job.spec.engine_args.items()}
+    if taken := next((name for name in _OURS if name in asked), None):
+        raise ServeRefused(
+            f"serve.engine_args: {taken} is set by Tunesmith: remove it, and use serve's own keys (host, port, "
+            "served_name, api_key_env, drain_seconds)."
+        )
+    return asked
 
 
 def port_of(program: Program) -> int:

@@ -3,12 +3,12 @@
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from tunesmith import worker
 from tunesmith.artifacts import Release
-from tunesmith.errors import GateFailed, ServeRefused
+from tunesmith.errors import EngineUnhealthy, GateFailed, ServeRefused
 from tunesmith.gate import judge_served
 from tunesmith.jobs import ServeJob
 from tunesmith.serving import endpoint, ports
@@ -162,7 +162,8 @@ def _old_release_kept(job: ServeJob, old: ServedState | None, supervisor: Superv
     try:
         yield
     except BaseException:
-        _return_to(old, supervisor)
+        with suppress(EngineUnhealthy):
+            _return_to(old, supervisor)
         supervisor.remove(ours)
         if not any(state.name.startswith("engine-") and state.is_up for state in supervisor.states()):
             supervisor.shut_down()
