@@ -45,14 +45,14 @@ def main() -> int:
         return 1
     targets = [target(name, options.device) for name in options.names]
     with ThreadPoolExecutor(max_workers=len(targets)) as pool:
-        failures = [failure for failure in pool.map(_attempt, targets) if failure]
+        failures = [failure for failure in pool.map(ensure, targets) if failure]
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     return 1 if failures else 0
 
 
-def _attempt(target: Target) -> str | None:
-    """None when the environment is whole in the end, else the sentence that says why not."""
+def ensure(target: Target) -> str | None:
+    """Builds, finishes or leaves an environment: None when it is whole in the end, else a sentence that says why not."""
     began = time.monotonic()
     try:
         with _alone(target):
@@ -145,7 +145,7 @@ def _alone(target: Target) -> Iterator[None]:
 
 
 def _shown(path: Path) -> Path:
-    return path.relative_to(CHECKOUT)
+    return path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path
 
 
 def _say(target: Target, text: str) -> None:

@@ -28,14 +28,12 @@ class Target(NamedTuple):
     lock: Path
     device: str
     imports: tuple[str, ...]
+    log: Path
+    """What its build printed, appended per build."""
 
     @property
     def python(self) -> Path:
         return self.folder / "bin" / "python"
-
-    @property
-    def log(self) -> Path:
-        return CHECKOUT / ".envs" / f"{self.name}.log"
 
     @property
     def stamp(self) -> str:
@@ -47,7 +45,9 @@ def target(name: str, device: str) -> Target:
     """The row of ENVIRONMENTS called `name`, for `device`; its folder and lock are the checkout's."""
     row = ENVIRONMENTS[name]
     lock = lock_file(name, device)
-    return Target(name, CHECKOUT / row.folder, lock, device if lock.stem.endswith(device) else "cpu", row.imports)
+    built_for = device if lock.stem.endswith(device) else "cpu"
+    log = CHECKOUT / ".envs" / f"{name}.log"
+    return Target(name, CHECKOUT / row.folder, lock, built_for, row.imports, log)
 
 
 def detect_device() -> str:

@@ -61,7 +61,7 @@ def _store(root: Path) -> Finding:
     """Tries to write where the store is, or would be; leaves nothing behind that was not there."""
     existing = _nearest(root)
     if existing != root:
-        writable = os.access(existing, os.W_OK | os.X_OK)
+        writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
         advice = f"{existing} cannot be written: choose another --store or fix its permissions."
         return Finding("store", writable, f"{root} will be made by the first run" if writable else advice)
     try:
