@@ -1,0 +1,146 @@
+"""The plan: it fits, it keeps the recipe, it is the fastest there is; and what is said when there is none."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.memory.cases import QWEN_7B, SMOLLM2, cpu, gpu, recipe, source
+from tunesmith.artifacts import Hardware, Plan
+from tunesmith.errors import DoesNotFit, GroupSizeError, RecipeError, revive
+from tunesmith.memory.bill import peaks
+from tunesmith.memory.constants import GIB
+from tunesmith.memory.plan import make_plan
+
+QWEN, SMALL = source(QWEN_7B), source(SMOLLM2, "HuggingFaceTB/SmolLM2-135M-Instruct", 0.25)
+NO_PACKING = {"method": "none"}
+
+
+def plan_small(train: dict[str, Any] | None = None, hardware: Hardware | None = None, **limits: Any) -> Plan:
+    return make_plan(recipe({"rank": 16, **(train or {})}, NO_PACKING, limits), SMALL, hardware or cpu())
+
+
+def test_the_7b_job_fits_one_24_gib_card() -> None:
+    plan = make_plan(recipe(), QWEN, gpu(23.99))
+    assert plan.peak_bytes <= plan.budget_bytes < 21.7 * GIB
+    assert plan.device == "cuda"
+    assert plan.precision == "bf16"
+    assert plan.micro_batch_size * plan.accumulation_steps == 16
+    assert plan.summary.startswith("train: 7.62 B params, nf4, r=64, micro-batch ")
+    assert plan.peak_bytes == max(peaks(plan.bill).values())
+
+
+def test_more_memory_buys_speed() -> None:
+    small, large = (make_plan(recipe(), QWEN, gpu(gib)) for gib in (24, 141))
+    assert small.gradient_checkpointing
+    assert not large.gradient_checkpointing
+    assert large.micro_batch_size > small.micro_batch_size
+
+
+def test_a_cpu_trains_in_float32() -> None:
+    plan = plan_small()
+    assert (plan.device, plan.precision) == ("cpu", "fp32")
+    assert {item.place for item in plan.bill} == {"device"}
+    assert "weights (fp32)" in {item.item for item in plan.bill if item.phase == "evaluate"}
+
+
+def test_the_recipe_overrules_the_plan() -> None:
+    plan = plan_small({"micro_batch_size": 2, "gradient_checkpointing": "on"})
+    assert (plan.micro_batch_size, plan.accumulation_steps, plan.gradient_checkpointing) == (2, 8, True)
+    assert not plan_small({"gradient_checkpointing": "off"}).gradient_checkpointing
+
+
+BATCHES, LENGTHS = st.integers(1, 48), st.integers(8, 1024)
+
+
+@given(BATCHES, LENGTHS, st.floats(2, 64), st.sampled_from(["lora", "qlora", "full"]), st.sampled_from([cpu, gpu]))
+def test_a_plan_fits_and_keeps_the_effective_batch(
+    batch: int, length: int, gib: float, method: str, machine: Any
+) -> None:
+    asked: dict[str, Any] = {"method": method, "batch_size": batch, "max_length": length}
+    adapter = {} if method == "full" else {"rank": 8}
+    try:
+        plan = make_plan(recipe({**asked, **adapter}, NO_PACKING), SMALL, machine(gib))
+    except DoesNotFit as refused:
+        assert max(peaks(refused.bill).values()) > 0.9 * gib * GIB
+    else:
+        assert plan.micro_batch_size * plan.accumulation_steps == batch
+        assert all(size <= plan.budget_bytes for size in peaks(plan.bill).values())
+
+
+@given(st.integers(2, 32), LENGTHS)
+def test_accumulation_costs_no_memory(accumulation: int, length: int) -> None:
+    asked = {"micro_batch_size": 4, "max_length": length, "gradient_checkpointing": "off"}
+    plans = [plan_small({**asked, "batch_size": 4 * steps}, cpu(200)) for steps in (2, accumulation)]
+    assert plans[0].peak_bytes == plans[1].peak_bytes
+
+
+def test_a_machine_without_a_gpu_is_told_which_card_would_do() -> None:
+    with pytest.raises(DoesNotFit) as raised:
+        make_plan(recipe(hardware={"device": "cuda"}), QWEN, cpu())
+    message = raised.value.message
+    assert message.startswith(
+        "Qwen/Qwen2.5-7B-Instruct with qlora r=64 needs a CUDA GPU and this machine has none: "
+        "nearest plan that fits: 1 x 24 GiB (RTX 4090), micro-batch "
+    )
+    assert message.endswith(" of 21.6 GiB.")
+    assert raised.value.plan is not None
+    assert raised.value.bill == raised.value.plan.bill
+
+
+def test_a_refusal_names_the_phase_its_numbers_and_both_ways_out() -> None:
+    with pytest.raises(DoesNotFit) as raised:
+        make_plan(recipe({"method": "lora", "max_length": 2048}, hardware={"device": "cuda"}), QWEN, gpu(24))
+    message = raised.value.message
+    assert "with lora r=64 does not fit: train needs " in message
+    assert " GiB and may use 21.6 (10% stay free): nearest plan that fits: train.max_length 1024" in message
+    assert "1024 on this machine, micro-batch 1 x 16" in message
+    assert ", or 1 x " in message
+    nearest = raised.value.plan
+    assert nearest is not None
+    assert nearest.peak_bytes <= nearest.budget_bytes
+    assert max(peaks(raised.value.bill).values()) > 21.6 * GIB
+
+
+def test_a_proposed_change_of_the_recipe_fits_when_it_is_made() -> None:
+    with pytest.raises(DoesNotFit, match=r"train\.method qlora on this machine"):
+        make_plan(recipe({"method": "full"}), QWEN, gpu(79))
+    assert make_plan(recipe({"method": "qlora", "rank": 16}), QWEN, gpu(79)).budget_bytes == int(79 * GIB * 0.9)
+
+
+def test_what_no_card_holds_is_said_so() -> None:
+    huge = {**QWEN_7B, "num_hidden_layers": 2000}
+    with pytest.raises(DoesNotFit, match=r"no single GPU would do, so choose a smaller model or shorter rows\.$"):
+        make_plan(recipe(), source(huge), gpu(24))
+
+
+def test_host_memory_counts_beside_a_gpu() -> None:
+    with pytest.raises(DoesNotFit, match=r"\(host memory\) needs 14\.8 GiB and may use 7\.2 "):
+        make_plan(recipe(), QWEN, gpu(24, ram_gib=8))
+
+
+def test_a_refusal_crosses_a_process_boundary() -> None:
+    back = revive("DoesNotFit", "It does not fit.")
+    assert isinstance(back, DoesNotFit)
+    assert (back.message, back.bill, back.plan) == ("It does not fit.", (), None)
+
+
+def test_a_group_that_does_not_divide_is_refused_with_those_that_do() -> None:
+    with pytest.raises(GroupSizeError) as raised:
+        make_plan(recipe({"rank": 16}, {"method": "gptq", "group_size": 128}), SMALL, cpu())
+    assert raised.value.message.startswith("quantize.group_size 128 does not divide the input width of q_proj (576), ")
+    assert raised.value.message.endswith(": choose 16, 32 or 64.")
+    make_plan(recipe({"rank": 16}, {"method": "gptq", "group_size": 64}), SMALL, cpu())
+
+
+def test_a_model_no_group_divides_is_told_to_stay_unquantized() -> None:
+    odd = {**SMOLLM2, "intermediate_size": 1530}
+    with pytest.raises(GroupSizeError, match=r"no usual group size does, so set quantize\.method to none"):
+        make_plan(recipe(quantize={"method": "gptq", "group_size": 64}), source(odd), cpu())
+
+
+def test_targets_the_model_does_not_have_are_named() -> None:
+    with pytest.raises(RecipeError, match=r"no linear layer named q_prj; choose from q_proj, k_proj"):
+        plan_small({"targets": ["q_prj", "v_proj"]})
+    assert plan_small({"targets": ["q_proj", "v_proj"]}).disk_bytes < plan_small().disk_bytes
