@@ -1,8 +1,12 @@
 """What needs no engine: the engine's command line, what its log says of its end, sockets and quoting."""
 
+import json
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.serving.releases import merged_model, serve_job
@@ -12,6 +16,7 @@ from tunesmith.serving.control import Supervisor
 from tunesmith.serving.program import Program
 from tunesmith.stages.serve.command import engine_program
 from tunesmith.stages.serve.health import EngineLog
+from tunesmith.stages.serve.heldout import held_out
 from tunesmith.store import Store
 
 
@@ -91,15 +96,56 @@ def test_a_store_may_be_called_anything(tmp_path: Path, folder: str) -> None:
         program = Program(name="p", command=("python3", "-c", script), environment={"SAID": "50% ; # 'x'"})
         assert supervisor.put(program).is_up
         assert supervisor.state("p").is_up
-        _wait_for(supervisor.state("p").log, "50% ; # 'x'\n")
+        log = supervisor.state("p").log
+        _until(lambda: log.exists() and log.read_text() == "50% ; # 'x'\n")
     finally:
         assert endpoint.stop(store) == ["p"]
     assert not supervisor.is_running()
 
 
-def _wait_for(path: Path, text: str) -> None:
-    for _ in range(200):
-        if path.exists() and path.read_text() == text:
-            return
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline, "it never came to hold"
         time.sleep(0.05)
-    raise AssertionError(path.read_text())
+
+
+def test_what_a_dead_engine_leaves_is_ended_before_the_next(store: Store, tmp_path: Path) -> None:
+    """An engine that is killed leaves its workers; the supervisor's next start of it must not run beside them."""
+    script = (
+        "import pathlib, subprocess, sys, time\n"
+        "worker = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'])\n"
+        f"pathlib.Path({str(tmp_path / 'workers')!r}).open('a').write(f'{{worker.pid}}\\n')\n"
+        "time.sleep(100)\n"
+    )
+    workers = tmp_path / "workers"
+    supervisor = Supervisor(store)
+    supervisor.start({"PATH": "/usr/bin:/bin"})
+    try:
+        started = supervisor.put(Program(name="p", command=(sys.executable, "-c", script)))
+        _until(lambda: workers.exists() and len(workers.read_text().split()) == 1)
+        pid = supervisor.state("p").pid or started.pid
+        psutil.Process(pid).kill()
+        _until(lambda: len(workers.read_text().split()) == 2)
+        first, second = map(int, workers.read_text().split())
+        assert not _is_there(first) and _is_there(second)
+    finally:
+        endpoint.stop(store)
+    assert not _is_there(second), "stopping ends the workers too"
+
+
+def test_the_tuned_model_is_compared_on_the_rows_the_endpoint_is_asked(store: Store) -> None:
+    job = serve_job(store, merged_model(store))
+    assert held_out(job, store).tuned_score == 1.0, "without its answers, its score on all rows counts"
+    marks = [{"row": 4, "correct": True}, {"row": 1, "correct": False}, {"row": 2, "correct": True}, {"row": 3, "correct": 1},
+             {"row": 5, "correct": True}]  # fmt: skip
+    (store.out(job.evaluation.scores["tuned"]) / "answers.jsonl").write_text("\n".join(map(json.dumps, marks)))
+    rows, score = held_out(job, store)
+    assert [row[-1]["content"] for row in rows] == ["1", "2", "3", "4"], (
+        "four rows, in the file's order, row 0 was too long"
+    )
+    assert score == 0.75
+
+
+def _is_there(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

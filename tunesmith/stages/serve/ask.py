@@ -31,10 +31,10 @@ def ask(url: str, model: str, rows: Sequence[Row], max_tokens: int, key: str | N
     try:
         replies = asyncio.run(_ask_all(url, model, rows, max_tokens, key))
     except httpx.HTTPStatusError as error:
-        said = f"{error.response.status_code}: {error.response.text[:300]}"
-        raise EngineUnhealthy(f"The engine did not answer a held-out row ({said}): see its log.") from error
+        said = f"{error.response.status_code} {error.response.text[:300]}"
+        raise EngineUnhealthy(f"The engine answered a held-out row with {said}") from error
     except httpx.HTTPError as error:
-        raise EngineUnhealthy(f"The engine broke off at the held-out rows ({error!r}): see its log.") from error
+        raise EngineUnhealthy(f"The engine broke off at the held-out rows with {error!r}") from error
     seconds = max(time.monotonic() - began, 1e-9)
     return Asked(tuple(reply.text for reply in replies), sum(reply.num_tokens for reply in replies) / seconds)
 

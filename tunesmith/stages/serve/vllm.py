@@ -2,12 +2,13 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from tunesmith import worker
 from tunesmith.artifacts import Release
+from tunesmith.data.rows import Row
 from tunesmith.errors import EngineUnhealthy, GateFailed, ServeRefused
 from tunesmith.gate import judge_served
 from tunesmith.jobs import ServeJob
@@ -17,7 +18,7 @@ from tunesmith.serving.control import KEY, Supervisor, only_one
 from tunesmith.serving.endpoint import ServedState
 from tunesmith.serving.router import Router
 from tunesmith.stages.metrics import score_answers
-from tunesmith.stages.serve.ask import ask
+from tunesmith.stages.serve.ask import Asked, ask
 from tunesmith.stages.serve.command import engine_program, port_of, served_name
 from tunesmith.stages.serve.health import EngineLog, wait_until_healthy
 from tunesmith.stages.serve.heldout import held_out
@@ -30,6 +31,7 @@ class Engine(NamedTuple):
 
     url: str
     start_seconds: float
+    log: EngineLog
 
 
 class Proof(NamedTuple):
@@ -111,16 +113,15 @@ def _start_engine(job: ServeJob, store: Store, supervisor: Supervisor) -> Engine
         started = supervisor.put(program)
     url = f"http://127.0.0.1:{port_of(program)}"
     wait_until_healthy(supervisor, started, url, log, job.spec.start_seconds)
-    return Engine(url, time.monotonic() - began)
+    return Engine(url, time.monotonic() - began, log)
 
 
 def _prove(job: ServeJob, room: Room, engine: Engine, key: str | None) -> Proof:
-    """Asks the smoke question and then the held-out rows; raises GateFailed by how much they are answered worse."""
+    """What the engine answers to the held-out rows; raises GateFailed by how much that is too little."""
     rows, tuned_score = held_out(job, room.store)
-    name, max_tokens = served_name(job), job.evaluate.max_new_tokens
-    smoke = ask(engine.url, name, rows[:1], max_tokens, key)
+    smoke = _ask(job, engine, rows[:1], key)
     print(f"smoke question answered: {smoke.answers[0]!r}", flush=True)
-    asked = ask(engine.url, name, rows, max_tokens, key)
+    asked = _ask(job, engine, rows, key)
     score = score_answers(job.evaluate.metric, asked.answers, [row[-1]["content"] for row in rows])
     metrics = {
         "start_seconds": engine.start_seconds,
@@ -132,6 +133,15 @@ def _prove(job: ServeJob, room: Room, engine: Engine, key: str | None) -> Proof:
     if objection := judge_served(job.evaluate.gate, tuned_score, score):
         raise GateFailed(f"{objection} What was served before still is.")
     return Proof(score, ((rows[0][-2]["content"], smoke.answers[0]),), metrics)
+
+
+def _ask(job: ServeJob, engine: Engine, rows: Sequence[Row], key: str | None) -> Asked:
+    """The rows through the engine; one that breaks off is quoted from its log."""
+    try:
+        return ask(engine.url, served_name(job), rows, job.evaluate.max_new_tokens, key)
+    except EngineUnhealthy as error:
+        engine.log.pass_on()
+        raise EngineUnhealthy(f"{error.message} ({engine.log.last_words()}): see {engine.log.path}.") from error
 
 
 def _state(job: ServeJob, router: Router, engine: Engine, proof: Proof) -> ServedState:
