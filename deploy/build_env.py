@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def ensure(target: Target) -> str | None:
-    """Builds, finishes or leaves an environment: None when it is whole in the end, else a sentence that says why not."""
+    """Builds, finishes or leaves an environment: None when it is whole in the end, else a sentence saying why not."""
     began = time.monotonic()
     try:
         with _alone(target):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.models import import_smollm2
 from tunesmith.environments import CHECKOUT, health, interpreter
 from tunesmith.store import Store
 
@@ -19,6 +20,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store").open()
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder() -> Path:
+    """The small real model of the demonstration; made once per checkout, which takes a minute."""
+    return import_smollm2()
 
 
 @pytest.fixture(scope="session")
