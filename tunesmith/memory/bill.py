@@ -80,7 +80,7 @@ def disk_bytes(case: Case) -> int:
     """What the store grows by at most: snapshot, kept checkpoints and one being written, tuned, merged, quantized."""
     method, shape, quantize = case.recipe.train, case.shape, case.recipe.quantize
     trained = trained_params(shape, method) * 4
-    kept = min(NUM_CHECKPOINTS + 1, 3) * 3 * trained
+    kept = (NUM_CHECKPOINTS + 1) * 3 * trained
     served = phases.served_bytes(shape, quantize) if isinstance(quantize, Gptq) else 0
     return case.source.total_bytes + kept + trained + 2 * shape.params + served
 
