@@ -136,7 +136,8 @@ def _environment(secrets: Mapping[str, str]) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TUNESMITH_HOME": str(home()),
     }
-    return {**passed, **fixed, **secrets}
+    # Idle threads that spin rob a busy machine: on two shared cores small operations took six times as long.
+    return {"OMP_WAIT_POLICY": "PASSIVE", **passed, **fixed, **secrets}
 
 
 def _failure(job: Job, room: Path, code: int) -> TunesmithError:
