@@ -46,8 +46,7 @@ def plan(
     """Show the jobs a run would do, which are done already, and the memory bill; nothing is executed."""
     from tunesmith import forecast, show
 
-    facts = forecast.plan(_load(recipe, settings), _store(store))
-    show.json_line(facts) if as_json else show.plan_report(facts)
+    show.planned(forecast.plan(_load(recipe, settings), _store(store)), as_json)
 
 
 @app.command()
@@ -58,11 +57,10 @@ def estimate(
     from tunesmith import forecast, show
 
     try:
-        facts = forecast.estimate(_load(recipe, settings), _store(store))
+        show.estimated(forecast.estimate(_load(recipe, settings), _store(store)), as_json)
     except DoesNotFit as refusal:
         show.refusal(refusal, as_json)
         raise typer.Exit(DOES_NOT_FIT) from refusal
-    show.json_line(facts) if as_json else show.estimate_report(facts)
 
 
 @app.command()

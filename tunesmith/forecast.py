@@ -1,8 +1,8 @@
 """Facts without a run: what would be done, what it would cost, what is there already."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from tunesmith.artifacts import Plan, Resolved
+from tunesmith.artifacts import ModelSource, Plan, Resolved
 from tunesmith.memory.estimate import to_json
 from tunesmith.nearside import estimate_into
 from tunesmith.pipeline import lay_out
@@ -12,20 +12,32 @@ from tunesmith.specs.recipe import Recipe
 from tunesmith.store import Store
 
 
-def estimate(recipe: Recipe, store: Store) -> dict[str, Any]:
-    """The bill and the plan; raises DoesNotFit when there is none."""
-    return to_json(_plan(recipe, store)[1])
+class Planned(NamedTuple):
+    """A run laid out, nothing executed."""
+
+    source: ModelSource
+    jobs: list[dict[str, Any]]
+    """Per job: stage, fingerprint, room, and whether it is done."""
+    plan: Plan
+
+    def facts(self) -> dict[str, Any]:
+        model = {"repo": self.source.repo, "commit": self.source.commit, "bytes": self.source.total_bytes}
+        return {"model": model, "jobs": self.jobs, "estimate": to_json(self.plan)}
 
 
-def plan(recipe: Recipe, store: Store) -> dict[str, Any]:
-    """Every job with its fingerprint, room and whether it is done, and the bill."""
+def estimate(recipe: Recipe, store: Store) -> Plan:
+    """The plan with its bill; raises DoesNotFit when there is none."""
+    return _plan(recipe, store)[1]
+
+
+def plan(recipe: Recipe, store: Store) -> Planned:
+    """Every job of a run; raises DoesNotFit when no plan fits."""
     resolved, planned = _plan(recipe, store)
     jobs = [
         {"stage": name, "fingerprint": job.fingerprint, "room": job.room_name, "done": _done(store, job.room_name)}
         for name, job in lay_out(recipe, resolved, planned)
     ]
-    source = {"repo": resolved.model.repo, "commit": resolved.model.commit, "bytes": resolved.model.total_bytes}
-    return {"model": source, "jobs": jobs, "estimate": to_json(planned)}
+    return Planned(resolved.model, jobs, planned)
 
 
 def status(store: Store) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from tunesmith import hardware
 from tunesmith.artifacts import Artifact, Evaluation, Plan, Resolved, Score
 from tunesmith.conclude import conclude
 from tunesmith.gate import judge
-from tunesmith.memory.estimate import estimate
-from tunesmith.pipeline import evaluation_fingerprint
+from tunesmith.memory.estimate import check_disk, estimate
+from tunesmith.pipeline import evaluation_fingerprint, lay_out
 from tunesmith.runner import Outcome
 from tunesmith.specs.recipe import Recipe
 from tunesmith.store import Store
@@ -29,11 +29,18 @@ def settle(store: Store, stage: str, artifact: Artifact, parents: tuple[Artifact
 
 
 def estimate_into(store: Store, recipe: Recipe, resolved: Resolved) -> Outcome:
-    """The plan for this machine; raises DoesNotFit with the bill and the nearest plan that would fit."""
+    """The plan for this machine; raises DoesNotFit with the bill and the nearest plan that would fit, or DiskFull."""
     began = time.monotonic()
+    plan = estimate(recipe, resolved, hardware.detect())
     free = shutil.disk_usage(store.open().root).free
-    plan: Plan = estimate(recipe, resolved, hardware.detect(), free)
+    check_disk(plan.disk_bytes, free + _bytes_made(store, recipe, resolved, plan))
     return settle(store, "estimate", plan, (resolved,), began)
+
+
+def _bytes_made(store: Store, recipe: Recipe, resolved: Resolved, plan: Plan) -> int:
+    """What finished rooms of this very run hold already: they are not made again."""
+    rooms = [store.manifest(job.room_name) for _, job in lay_out(recipe, resolved, plan)]
+    return sum(entry.size for manifest in rooms if manifest for entry in manifest.files)
 
 
 def judge_into(store: Store, recipe: Recipe, scores: dict[str, Score]) -> Outcome:

@@ -24,7 +24,14 @@ _PASSED_ON = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
     "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "LD_LIBRARY_PATH",
 )  # fmt: skip
-_PASSED_ON_PREFIXES = ("HF_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "TUNESMITH_", "VLLM_")
+_PASSED_ON_PREFIXES = ("HF_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "TUNESMITH_", "VLLM_", "PYTORCH_")
+_WISE = {
+    # Idle threads that spin rob a busy machine: on two shared cores small operations took six times as long.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # QLoRA fragments the native allocator by up to a quarter; the bill's slack counts on segments that grow.
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+}
+"""Defaults the user's own variables win over."""
 
 
 class Listener(Protocol):
@@ -136,8 +143,7 @@ def _environment(secrets: Mapping[str, str]) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TUNESMITH_HOME": str(home()),
     }
-    # Idle threads that spin rob a busy machine: on two shared cores small operations took six times as long.
-    return {"OMP_WAIT_POLICY": "PASSIVE", **passed, **fixed, **secrets}
+    return {**_WISE, **passed, **fixed, **secrets}
 
 
 def _failure(job: Job, room: Path, code: int) -> TunesmithError:

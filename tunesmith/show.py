@@ -8,8 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tunesmith.artifacts import Plan
 from tunesmith.doctor import Finding
 from tunesmith.errors import DoesNotFit
+from tunesmith.forecast import Planned
+from tunesmith.memory.estimate import to_json
+from tunesmith.memory.table import bill_table
 
 _out = Console()
 _err = Console(stderr=True)
@@ -33,28 +37,34 @@ def run_report(facts: dict[str, Any]) -> None:
         _out.print(f"[bold green]{facts['release']}[/] answers at [bold]{facts['endpoint']}[/]")
 
 
-def plan_report(facts: dict[str, Any]) -> None:
-    model = facts["model"]
-    _out.print(f"{model['repo']} at {model['commit'][:12]}, {model['bytes'] / 2**30:.2f} GiB")
+def planned(laid_out: Planned, as_json: bool) -> None:
+    if as_json:
+        json_line(laid_out.facts())
+        return
+    source = laid_out.source
+    _out.print(f"{source.repo} at {source.commit[:12]}, {source.total_bytes / 2**30:.2f} GiB")
     table = Table("stage", "room", "done")
-    for job in facts["jobs"]:
+    for job in laid_out.jobs:
         table.add_row(job["stage"], job["room"], "yes" if job["done"] else "")
     _out.print(table)
-    estimate_report(facts["estimate"])
+    estimated(laid_out.plan, as_json=False)
 
 
-def estimate_report(facts: dict[str, Any]) -> None:
-    _out.print(_bill(facts["bill"]))
-    _out.print(facts["plan"]["summary"], soft_wrap=True)
+def estimated(plan: Plan, as_json: bool) -> None:
+    if as_json:
+        json_line(to_json(plan))
+        return
+    _out.print(bill_table(plan.bill))
+    _out.print(plan.summary, soft_wrap=True)
 
 
 def refusal(refused: DoesNotFit, as_json: bool) -> None:
     """The bill of what does not fit, and why."""
-    bill = [{"phase": item.phase, "item": item.item, "gib": item.bytes / 2**30} for item in refused.bill]
     if as_json:
+        bill = [{"phase": item.phase, "item": item.item, "gib": item.bytes / 2**30} for item in refused.bill]
         json_line({"fits": False, "message": refused.message, "bill": bill})
         return
-    _out.print(_bill(bill))
+    _out.print(bill_table(refused.bill))
     error(refused.message)
 
 
@@ -86,7 +96,8 @@ def _served(status: dict[str, Any] | None) -> str:
     release = status["served"]["release"]
     health = f"[red]{escape(status['trouble'])}[/]" if status["trouble"] else "[green]healthy[/]"
     since = status["served"]["started_at"]
-    return f"served: [bold]{release['name']}[/] as {release['served_name']} at {release['endpoint']}, {health}, since {since}"
+    where = f"as {release['served_name']} at {release['endpoint']}"
+    return f"served: [bold]{release['name']}[/] {where}, {health}, since {since}"
 
 
 def _stages(records: list[dict[str, Any]]) -> Table:
@@ -99,13 +110,4 @@ def _stages(records: list[dict[str, Any]]) -> Table:
 def _scores(scores: dict[str, float]) -> Table:
     table = Table(*scores, title="held-out score")
     table.add_row(*(f"{score:.3f}" for score in scores.values()))
-    return table
-
-
-def _bill(bill: list[dict[str, Any]]) -> Table:
-    table = Table("phase", "item", "GiB")
-    last = None
-    for item in bill:
-        table.add_row(item["phase"] if item["phase"] != last else "", item["item"], f"{item['gib']:.2f}")
-        last = item["phase"]
     return table

@@ -10,11 +10,9 @@ from tests.memory.cases import QWEN_7B, cpu, gpu, recipe, source
 from tunesmith.artifacts import Dataset, Plan, Resolved
 from tunesmith.errors import DiskFull
 from tunesmith.memory.constants import GIB
-from tunesmith.memory.estimate import estimate, to_json
+from tunesmith.memory.estimate import check_disk, estimate, to_json
 from tunesmith.memory.table import bill_markdown, bill_table
 from tunesmith.specs.recipe import Recipe
-
-PLENTY = 10**13
 
 
 def resolved() -> Resolved:
@@ -26,7 +24,7 @@ def resolved() -> Resolved:
 
 
 def planned(asked: Recipe | None = None, gib: float = 24) -> Plan:
-    return estimate(asked or recipe(), resolved(), gpu(gib), PLENTY)
+    return estimate(asked or recipe(), resolved(), gpu(gib))
 
 
 def test_the_same_question_has_the_same_fingerprint() -> None:
@@ -59,7 +57,7 @@ def test_the_json_adds_up() -> None:
 
 
 def test_on_a_cpu_the_host_is_the_device() -> None:
-    plan = estimate(recipe(), resolved(), cpu(200), PLENTY)
+    plan = estimate(recipe(), resolved(), cpu(200))
     assert to_json(plan)["host_gib"] == to_json(plan)["peak"]["gib"]
 
 
@@ -67,9 +65,9 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_moves() -> None:
     needed = planned().disk_bytes
     # Snapshot and merged weights in 16 bits, and the packed ones, at the least.
     assert needed > 14.2 * GIB + 2 * 7_615_616_512 + 7_615_616_512 / 2
-    estimate(recipe(), resolved(), gpu(24), needed)
+    check_disk(needed, needed)
     with pytest.raises(DiskFull, match=r"The store will grow by up to \d+\.\d GiB and its disk has 12\.0 GiB free"):
-        estimate(recipe(), resolved(), gpu(24), 12 * GIB)
+        check_disk(needed, 12 * GIB)
 
 
 def test_the_tables_show_every_item_and_the_decision() -> None:
