@@ -8,7 +8,8 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends gcc g++ git libgomp1 libnuma1 make \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /tunesmith
-ENV PIP_NO_CACHE_DIR=1 \
+ENV COMPILE=1 \
+    PIP_NO_CACHE_DIR=1 \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     DO_NOT_TRACK=1
 # What an environment is built from, and nothing that changes more often.

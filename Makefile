@@ -5,6 +5,8 @@ ENV := $(PYTHON) -m deploy.build_env
 BUILT := $(BIN)/python -m
 # Set DEVICE=cuda or DEVICE=cpu to overrule what nvidia-smi says.
 export DEVICE
+# COMPILE=1 byte-compiles every package at once, for an image.
+export COMPILE
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 

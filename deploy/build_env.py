@@ -111,7 +111,10 @@ def _install(target: Target, faults: tuple[str, ...]) -> None:
 
 
 def _pip(target: Target, *words: str) -> tuple[str, ...]:
-    return (str(target.python), *_PIP, *words, "--progress-bar", "off")
+    # Compiling everything doubles the work; Python compiles what is used at its first import. An image, where the
+    # user who imports may not write, asks for all of it.
+    compiling = "--compile" if os.environ.get("COMPILE") else "--no-compile"
+    return (str(target.python), *_PIP, *words, compiling, "--progress-bar", "off")
 
 
 def _run(target: Target, step: str, *command: str) -> None:
