@@ -1,0 +1,49 @@
+"""Any model of the pipeline, loaded so that it computes what was trained, as fast as this machine can.
+
+On a CPU every candidate becomes a plain float32 model: an adapter is added to the weights it was trained on, and
+packed layers are unpacked once. In float32 that is the same function, and unmerged adapters and packed kernels are
+several times slower there.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from tunesmith.artifacts import Adapter, Model, ModelSnapshot, QuantizedModel
+from tunesmith.stages.evaluate.packed import unpacked_weights
+from tunesmith.store import Store
+
+DeviceName = Literal["cuda", "cpu"]
+
+
+def load_candidate(model: Model, store: Store, device: DeviceName) -> torch.nn.Module:
+    """The candidate in evaluation mode: float32 on a CPU, bfloat16 on a GPU."""
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    if isinstance(model, Adapter):
+        # peft and bitsandbytes take seconds to import; only adapters need them.
+        from tunesmith.stages.evaluate.adapted import load_adapted
+
+        loaded = load_adapted(model.method, store.out(model.base), store.out(model), device, dtype)
+    elif isinstance(model, QuantizedModel):
+        loaded = _load_packed(store.out(model), dtype)
+    else:
+        loaded = AutoModelForCausalLM.from_pretrained(store.out(model), dtype=dtype)
+    return loaded.to(device).eval()
+
+
+def tokenizer_folder(model: Model, store: Store) -> Path:
+    """The candidate's own tokenizer where it has one, else its base's."""
+    own = store.out(model)
+    if isinstance(model, ModelSnapshot) or (own / "tokenizer_config.json").exists():
+        return own
+    return store.out(model.base)
+
+
+def _load_packed(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(folder)
+    del config.quantization_config
+    weights = unpacked_weights(folder, dtype)
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
