@@ -21,7 +21,8 @@ from deploy import demo  # noqa: E402
 @contextmanager
 def demonstration(folder: Path) -> Iterator[dict[str, str]]:
     """An environment in which HF_ENDPOINT is the loopback hub and the Hugging Face cache starts empty."""
-    with demo.hub(demo.prepare(CHECKOUT / ".demo" / "hub")) as url:
+    demo.prepare()
+    with demo.loopback_hub(demo.HUB) as url:
         yield {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(folder / "hf")}
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
+from deploy import demo
 from tunesmith.environments import CHECKOUT
 from tunesmith.runner import stop_tree
 
@@ -45,15 +46,11 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def hub_url(demo_hub: Path) -> Iterator[str]:
+def hub_url() -> Iterator[str]:
     """The product's own hub over the real small model, and Qwen2.5-7B as metadata alone."""
-    port = free_port()
-    command = [str(BIN / "tunesmith"), "hub", str(demo_hub), "--port", str(port)]
-    process = subprocess.Popen(command)
-    try:
-        yield _answering(f"http://127.0.0.1:{port}", "/api/models/HuggingFaceTB/SmolLM2-135M-Instruct")
-    finally:
-        stop_tree(process.pid)
+    demo.prepare()
+    with demo.loopback_hub(demo.HUB) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
