@@ -47,7 +47,7 @@ check: env-main ## style, types, Dockerfile
 	@$(BIN)/hadolint Dockerfile
 
 bench: env ## seconds and peak memory of every stage
-	@$(BUILT) benchmarks.pipeline
+	@$(BIN)/python benchmarks/whole_job.py
 
 lock: python ## resolve pyproject.toml into locks/ anew
 	@test -x .envs/lock/bin/uv || { $(PYTHON) -m venv .envs/lock && .envs/lock/bin/python -m pip install -q uv; }

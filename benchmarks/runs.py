@@ -38,6 +38,7 @@ def tunesmith(environment: dict[str, str], store: Path, *words: str) -> dict[str
 
 def machine() -> str:
     """One line that names the machine."""
-    names = [line.partition(":")[2] for line in Path("/proc/cpuinfo").open() if line.startswith("model name")]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
     ram = psutil.virtual_memory().total / 2**30
-    return f"{(names or [platform.processor()])[0].strip()}, {psutil.cpu_count()} cores, {ram:.0f} GiB, Python {platform.python_version()}"
+    return f"{model}, {psutil.cpu_count()} cores, {ram:.0f} GiB, Python {platform.python_version()}"

@@ -15,9 +15,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=["lora", "qlora"])
     asked = parser.parse_args()
-    print(
-        f"smollm2 on {machine()}\n\n| method | seed | base | tuned | merged | train seconds |\n| --- | --- | ---: | ---: | ---: | ---: |"
-    )
+    print(f"smollm2 on {machine()}\n\n| method | seed | base | tuned | merged | train seconds |")
+    print("| --- | --- | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory(prefix="seeds-") as folder, demonstration(Path(folder)) as environment:
         for method in asked.methods:
             for seed in asked.seeds:
