@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ pytestmark = pytest.mark.env
 
 COMPARE = """
 import json, sys
-from pathlib import Path
 import torch
 from tunesmith.stages import lean
 from peft import PeftModel
@@ -50,7 +48,6 @@ print(json.dumps({
 
 VARIANTS = """
 import json, shutil, sys
-from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from tunesmith.stages import lean
