@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 
 from tunesmith.errors import TunesmithError
@@ -14,7 +15,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
 def main() -> int:
-    die_with_parent()
+    die_with_parent(signal.SIGTERM)  # asked, not killed: its temporary server must end with it
     from flows.finetune import finetune  # after the settings above
 
     try:

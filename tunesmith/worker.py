@@ -78,10 +78,10 @@ def main(work: Callable[[_J, Room], Made]) -> None:
         sys.exit(_report(error, path.parent))
 
 
-def die_with_parent() -> None:
-    """Asks Linux to kill this process when the one that started it ends, however it ends."""
+def die_with_parent(how: signal.Signals = signal.SIGKILL) -> None:
+    """Asks Linux to signal this process when the one that started it ends, however it ends."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, how)
 
 
 def _work(work: Callable[[Any, Room], Made], path: Path) -> None:
