@@ -1,5 +1,7 @@
 """How good a model is: its own greedy answers scored, and the loss of the expected ones, on the held-out rows."""
 
+from tunesmith.stages import lean  # noqa: F401  # isort: skip
+
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
