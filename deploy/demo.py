@@ -91,6 +91,8 @@ def loopback_hub(folder: Path) -> Iterator[str]:
     try:
         assert hub.stdout is not None
         _, _, address = hub.stdout.readline().strip().partition("HF_ENDPOINT=")
+        if not address:
+            raise HubUnavailable("The demo's hub ended at once: run `make hub` to see why.")
         _wait_for(address)
         yield address
     finally:
@@ -120,7 +122,7 @@ def show(report: Report) -> None:
         cached = "yes" if stage["cached"] else ""
         table.add_row(stage["name"], f"{stage['seconds']:.1f}", cached, _peak_gib(stage["room"]), stage["room"])
     _console.print(table)
-    scores = Table(*report["scores"], title="held-out rows answered exactly right")
+    scores = Table(*report["scores"], title="held-out score")
     scores.add_row(*(f"{score:.1%}" for score in report["scores"].values()))
     _console.print(scores)
 
