@@ -2,12 +2,12 @@
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
-from tunesmith.memory.table import bill_markdown
 
 from tasks.retry import SHORT
 from tasks.run import Run
 from tunesmith.artifacts import Plan, Resolved
 from tunesmith.errors import DoesNotFit
+from tunesmith.memory.table import bill_markdown
 from tunesmith.nearside import estimate_into
 
 

@@ -1,11 +1,11 @@
 """`main` into a commit, data files into their content."""
 
 from prefect import get_run_logger, task
-from tunesmith.resolve import resolve as resolve_now
 
 from tasks.retry import SHORT
 from tasks.run import Run
 from tunesmith.artifacts import Resolved
+from tunesmith.resolve import resolve as resolve_now
 
 
 @task(**SHORT)

@@ -4,13 +4,13 @@ import os
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
-from tunesmith.serving.endpoint import forget_if_dead
 
 from tasks.retry import LONG
 from tasks.run import Run
 from tasks.stage import run_stage
 from tunesmith.artifacts import Evaluation, Plan, Release, Resolved, Servable
 from tunesmith.pipeline import serve_job
+from tunesmith.serving.endpoint import forget_if_dead
 
 
 @task(**LONG)

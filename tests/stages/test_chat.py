@@ -22,7 +22,7 @@ FORGETS_THOUGHTS = (
 )
 REWRITES = CHATML.replace("{{ m['content'] }}", "{{ m['content'] if loop.last else '...' }}")
 REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turns.') }}{% endif %}" + CHATML
-NO_END_TOKEN = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"  # noqa: E501
+NO_END_TOKEN = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 
 SCRIPT = """
 import json, sys
