@@ -5,6 +5,7 @@ make a LoRA layer beside gptqmodel without optimum, torchao costs a second and p
 """
 
 import logging
+import os
 import sys
 import warnings
 
@@ -15,3 +16,7 @@ for _name in ("gptqmodel", "torchao", "datasets"):
 # What they say on import is about kernels and names of the next release: nothing a reader of the log can act on.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+
+# OpenMP's threads wait for each other by spinning: where other processes want the cores, a training step then takes
+# five times the time. Read once, when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
