@@ -50,9 +50,8 @@ def kill_in(stage: str, chance: random.Random, environment: dict[str, str], stor
     """Starts the command, kills its group inside the stage, and checks that what was finished stayed as it was."""
     before = finished(store)
     command = [str(Path(sys.executable).parent / "tunesmith"), "run", *words, "--store", str(store.root), "--json"]
-    run = subprocess.Popen(
-        command, env=environment, cwd=CHECKOUT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )  # fmt: skip
+    quiet = subprocess.DEVNULL
+    run = subprocess.Popen(command, env=environment, cwd=CHECKOUT, start_new_session=True, stdout=quiet, stderr=quiet)
     while not started(store, stage):
         if run.poll() is not None:
             sys.exit(f"the run ended with {run.returncode} before it reached {stage}")
