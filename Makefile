@@ -32,7 +32,7 @@ hub: env ## serve the demo's models on a loopback hub
 	@$(BUILT) deploy.demo --hub
 
 test: env check ## what CI runs
-	@$(BUILT) pytest -m "not slow and not gpu"
+	@$(BUILT) pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
 test-slow: env ## real engines for minutes
 	@$(BUILT) pytest -m "slow and not gpu"
