@@ -16,6 +16,7 @@ pytestmark = pytest.mark.env
 
 COMPARE = """
 import json, sys
+from pathlib import Path
 import torch
 from tunesmith.stages import lean
 from peft import PeftModel
@@ -48,6 +49,7 @@ print(json.dumps({
 
 VARIANTS = """
 import json, shutil, sys
+from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from tunesmith.stages import lean
