@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from deploy.models import import_smollm2
+from tests.fakes.run_flow import LAUNCHER
+from tunesmith import jobs
 from tunesmith.environments import CHECKOUT, health, interpreter
 from tunesmith.store import Store
 
@@ -55,3 +57,14 @@ def hf_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     return cache
+
+
+@pytest.fixture
+def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The fake far side in place of every stage; write into this file what it should do."""
+    for name, row in jobs.STAGES.items():
+        monkeypatch.setitem(jobs.STAGES, name, row._replace(environment="main", launcher=LAUNCHER))
+    path = tmp_path / "orders.json"
+    path.write_text("{}")
+    monkeypatch.setenv("TUNESMITH_FAKE", str(path))
+    return path

@@ -14,9 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.fakes.run_flow import LAUNCHER
 from tests.rooms import chat, cpu_plan, finished_dataset
-from tunesmith import jobs, runner
+from tunesmith import runner
 from tunesmith.artifacts import ModelSnapshot, ModelSource, Resolved
 from tunesmith.errors import CorruptArtifact, DiskFull, EnvironmentMissing, OutOfMemory, StageCrashed, StoreNotWritable
 from tunesmith.jobs import DownloadJob, TrainJob
@@ -38,17 +37,6 @@ class Heard:
 
     def event(self, event: Mapping[str, Any]) -> None:
         self.events.append(event)
-
-
-@pytest.fixture
-def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The fake far side in place of every stage; write into this file what it should do."""
-    for name, row in jobs.STAGES.items():
-        monkeypatch.setitem(jobs.STAGES, name, row._replace(environment="main", launcher=LAUNCHER))
-    path = tmp_path / "orders.json"
-    path.write_text("{}")
-    monkeypatch.setenv("TUNESMITH_FAKE", str(path))
-    return path
 
 
 def starts(orders: Path) -> int:
