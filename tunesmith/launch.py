@@ -23,13 +23,19 @@ def run(recipe: str, settings: list[str], store: Path | None, until: str | None)
     load_recipe(recipe, overrides)
     _check_stage(until)
     request = {
-        "recipe": str(find_recipe(recipe).resolve()),
+        "recipe": _name_or_path(recipe),
         "overrides": overrides,
         "store": str((store or store_root()).expanduser().resolve()),
         "until": until,
     }
     done = subprocess.run(_command(request), cwd=_checkout(), env=_environment(), stdout=subprocess.PIPE, text=True)
     return done.returncode, _facts(done)
+
+
+def _name_or_path(recipe: str) -> str:
+    """A recipe of the checkout by its name, which reads better in a run's title; any other by its full path."""
+    path = find_recipe(recipe).resolve()
+    return path.stem if path.parent == CHECKOUT / "configs" else str(path)
 
 
 def _command(request: dict[str, Any]) -> list[str]:
