@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.rooms import counting_rows, cpu_plan, finished_dataset, finished_snapshot
+from tests.stages.taught import teach
 from tunesmith.jobs import TrainJob
 from tunesmith.runner import Outcome, run
 from tunesmith.specs.train import Lora, Train
@@ -66,3 +67,10 @@ def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
     job, heard = train_job(store, tiny_model), Heard()
     with one_thread():
         return Trained(store, job, run(job, store, heard), heard)
+
+
+@pytest.fixture(scope="session")
+def taught_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model after it learnt a few rows by heart."""
+    with one_thread():
+        return teach(tiny_model, tmp_path_factory.mktemp("taught"))

@@ -1,7 +1,6 @@
 """Evaluation on the tiny model: the answers and losses of the plainest loop there is, whatever the shortcuts."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,36 +10,17 @@ import pytest
 
 from tests.rooms import Row, chat, counting_rows, cpu_plan, finished_dataset, finished_snapshot, in_environment
 from tests.stages.conftest import Heard, one_thread
+from tests.stages.taught import finished_model, questions
 from tunesmith.artifacts import Model, ModelSnapshot, Score, TunedModel
-from tunesmith.conclude import conclude
 from tunesmith.errors import DataError, StageCrashed
 from tunesmith.jobs import ScoreJob
 from tunesmith.runner import Outcome, run
 from tunesmith.specs.evaluate import EvaluateSpec
-from tunesmith.store import OUT, Store
+from tunesmith.store import Store
 
 pytestmark = pytest.mark.env
 
 NEW_TOKENS, MAX_LENGTH = 40, 120
-
-TEACH = """
-import json, sys
-import torch
-from pathlib import Path
-from tunesmith.stages import lean
-from transformers import AutoModelForCausalLM
-from tunesmith.stages.chat import load_tokenizer, render
-base, out, rows = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-model, tokenizer = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), load_tokenizer(base)
-optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-for step in range(60):
-    for row in (render(tokenizer, messages) for messages in rows):
-        model(torch.tensor([row.input_ids]), labels=torch.tensor([row.labels])).loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-model.save_pretrained(out)
-print("null")
-"""
 
 PLAINLY = """
 import json, sys
@@ -96,16 +76,6 @@ print(json.dumps(found))
 """
 
 
-def questions() -> list[Row]:
-    """Prompts of many lengths, one with an earlier turn, one too long."""
-    talk = [
-        *chat("Hello!", "Hello.")["messages"],
-        *chat("Send 3 lamps to Porto, thank you.", '{"count": 3}')["messages"],
-    ]
-    wordy = [chat(f"Please send{', please send' * (number % 5)} {number} chairs.", "{}") for number in range(5)]
-    return [*counting_rows(24), {"messages": talk}, *wordy, chat("please " * 200, "No.")]
-
-
 def score_job(store: Store, model: Model, batch_size: int, rows: list[Row] | None = None) -> ScoreJob:
     data = finished_dataset(store, counting_rows(1), questions() if rows is None else rows)
     spec = EvaluateSpec(batch_size=batch_size, max_new_tokens=NEW_TOKENS)
@@ -113,7 +83,7 @@ def score_job(store: Store, model: Model, batch_size: int, rows: list[Row] | Non
 
 
 class KillsAtFirstProgress(Heard):
-    """Ends the stage's process, unasked and at once, when the first batch is through."""
+    """Ends the stage's process, unasked and at once, when its first progress is heard."""
 
     def event(self, event: Mapping[str, Any]) -> None:
         super().event(event)
@@ -147,18 +117,11 @@ class Rooms(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def rooms(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Rooms:
-    """The tiny model, and one that was taught some of the held-out rows by heart."""
+def rooms(tiny_model: Path, taught_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Rooms:
     store = Store(tmp_path_factory.mktemp("evaluate")).open()
     base = finished_snapshot(store, tiny_model)
     taught = TunedModel(fingerprint="a" * 16, base=base)
-    out = store.room(f"train-{taught.fingerprint}") / OUT
-    shutil.copytree(tiny_model, out)
-    by_heart = json.dumps([row["messages"] for row in [*questions()[:8], *questions()[24:26]]])
-    with one_thread():
-        in_environment("train", TEACH, str(tiny_model), str(out), by_heart)
-    conclude(store, f"train-{taught.fingerprint}", taught, environment="train", seconds=0)
-    return Rooms(store, base, taught)
+    return Rooms(store, base, finished_model(store, taught_model, taught))
 
 
 @pytest.fixture(scope="module")

@@ -25,12 +25,10 @@ def load_candidate(model: Model, store: Store, device: DeviceName) -> torch.nn.M
         # peft and bitsandbytes take seconds to import; only adapters need them.
         from tunesmith.stages.evaluate.adapted import load_adapted
 
-        loaded = load_adapted(model.method, store.out(model.base), store.out(model), device, dtype)
-    elif isinstance(model, QuantizedModel):
-        loaded = _load_packed(store.out(model), dtype)
-    else:
-        loaded = AutoModelForCausalLM.from_pretrained(store.out(model), dtype=dtype)
-    return loaded.to(device).eval()
+        return load_adapted(model.method, store.out(model.base), store.out(model), device, dtype).eval()
+    if isinstance(model, QuantizedModel):
+        return _load_packed(store.out(model), dtype).to(device).eval()
+    return AutoModelForCausalLM.from_pretrained(store.out(model), dtype=dtype).to(device).eval()
 
 
 def tokenizer_folder(model: Model, store: Store) -> Path:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tunesmith import worker
 from tunesmith.artifacts import QuantizedModel
-from tunesmith.group_size import check_group_size
 from tunesmith.jobs import GptqJob
+from tunesmith.memory.groups import check_group_size
+from tunesmith.memory.shape import ModelShape
 from tunesmith.specs.quantize import Calibration
 from tunesmith.stages.chat import load_tokenizer, render
 from tunesmith.worker import Made, Room
@@ -23,8 +24,7 @@ def quantize(job: GptqJob, room: Room) -> Made:
     Starts from the beginning after a kill. Raises GroupSizeError before any weight is read.
     """
     merged = room.store.out(job.model)
-    config = json.loads((merged / "config.json").read_text())
-    check_group_size(config, job.spec.group_size)
+    check_group_size(job.spec, ModelShape.from_config(json.loads((merged / "config.json").read_text())))
     for folder in (room.out, room.scratch):
         shutil.rmtree(folder)
     rows = _calibration(merged, room.store.out(job.data) / "train.jsonl", job.spec.calibration)
