@@ -134,9 +134,14 @@ def test_a_group_that_does_not_divide_is_refused_with_those_that_do() -> None:
     make_plan(recipe({"rank": 16}, {"method": "gptq", "group_size": 64}), SMALL, cpu())
 
 
+def test_a_group_that_divides_but_no_kernel_knows_is_refused() -> None:
+    with pytest.raises(GroupSizeError, match=r"group_size 24 is not one that GPTQ kernels know: choose 16, 32 or 64\."):
+        make_plan(recipe(quantize={"method": "gptq", "group_size": 24}), SMALL, cpu())
+
+
 def test_a_model_no_group_divides_is_told_to_stay_unquantized() -> None:
     odd = {**SMOLLM2, "intermediate_size": 1530}
-    with pytest.raises(GroupSizeError, match=r"no usual group size does, so set quantize\.method to none"):
+    with pytest.raises(GroupSizeError, match=r"no known group size does, so set quantize\.method to none"):
         make_plan(recipe(quantize={"method": "gptq", "group_size": 64}), source(odd), cpu())
 
 

@@ -4,30 +4,29 @@ from tunesmith.errors import GroupSizeError
 from tunesmith.memory.shape import ModelShape
 from tunesmith.specs.quantize import Gptq, Quantize
 
-_USUAL = (16, 32, 64, 128, 256)
+_KNOWN = (16, 32, 64, 128, 256, 512, 1024)
+"""What gptqmodel takes (its QuantizeConfig); vLLM's kernels take 32, 64 and 128 of them."""
 
 
 def check_group_size(quantize: Quantize, shape: ModelShape) -> None:
-    """Raises GroupSizeError when a group does not divide the input of every quantized layer, with those that do."""
+    """Raises GroupSizeError, with the sizes that would do, unless groups are of a known size and divide every layer."""
     if not isinstance(quantize, Gptq):
         return
     uneven = {linear.name: linear.width_in for linear in shape.linears if linear.width_in % quantize.group_size}
-    if not uneven:
+    if not uneven and quantize.group_size in _KNOWN:
         return
     names = ", ".join(f"{name} ({width})" for name, width in uneven.items())
-    raise GroupSizeError(
-        f"quantize.group_size {quantize.group_size} does not divide the input width of {names}: "
-        f"{_advice(dividing_groups(shape))}."
-    )
+    fault = f"does not divide the input width of {names}" if uneven else "is not one that GPTQ kernels know"
+    raise GroupSizeError(f"quantize.group_size {quantize.group_size} {fault}: {_advice(dividing_groups(shape))}.")
 
 
 def dividing_groups(shape: ModelShape) -> list[int]:
-    """The usual group sizes that divide every quantized layer's input width."""
-    return [size for size in _USUAL if all(linear.width_in % size == 0 for linear in shape.linears)]
+    """The known group sizes that divide every quantized layer's input width."""
+    return [size for size in _KNOWN if all(linear.width_in % size == 0 for linear in shape.linears)]
 
 
 def _advice(sizes: list[int]) -> str:
     if not sizes:
-        return "no usual group size does, so set quantize.method to none"
+        return "no known group size does, so set quantize.method to none"
     *rest, last = map(str, sizes)
     return f"choose {', '.join(rest)} or {last}" if rest else f"choose {last}"
