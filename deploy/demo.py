@@ -120,7 +120,7 @@ def show(report: Report) -> None:
     table = Table("stage", "seconds", "cached", "peak memory, GiB", "room", title=report["release"])
     for stage in report["stages"]:
         cached = "yes" if stage["cached"] else ""
-        table.add_row(stage["name"], f"{stage['seconds']:.1f}", cached, _peak_gib(stage["room"]), stage["room"])
+        table.add_row(stage["name"], f"{stage['seconds']:.1f}", cached, _peak_gib(stage), stage["room"])
     _console.print(table)
     scores = Table(*report["scores"], title="held-out score")
     scores.add_row(*(f"{score:.1%}" for score in report["scores"].values()))
@@ -148,9 +148,15 @@ def ask(endpoint: str, asked: list[str]) -> None:
         raise HubUnavailable(f"The endpoint {endpoint} did not answer the client ({error}).") from error
 
 
-def _peak_gib(room: str) -> str:
-    manifest = Store(STORE).manifest(room) if room else None
-    return f"{manifest.peak_bytes_seen / 2**30:.2f}" if manifest else ""
+def _peak_gib(stage: StageRecord) -> str:
+    """Of the stage's process; of the candidates' largest for `evaluate`, whose own room is the gate's."""
+    store = Store(STORE)
+    manifest = store.manifest(stage["room"])
+    seen = [manifest] if manifest else []
+    if manifest and stage["name"] == "evaluate":
+        parents = [store.manifest(f"evaluate-{parent}") for parent in manifest.parents]
+        seen = [parent for parent in parents if parent]
+    return f"{max(one.peak_bytes_seen for one in seen) / 2**30:.2f}" if seen else ""
 
 
 def _stay_on_loopback() -> None:

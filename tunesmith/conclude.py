@@ -24,8 +24,13 @@ def conclude(
     parents: tuple[Artifact, ...] = (),
     metrics: Mapping[str, float] | None = None,
     predicted: int | None = None,
+    with_children: bool = True,
 ) -> Manifest:
-    """Writes the manifest of a room whose `out/` is complete, and returns it."""
+    """Writes the manifest of a room whose `out/` is complete, and returns it.
+
+    `with_children` counts the memory of processes this one waited for: right for a stage of several processes, wrong
+    beside the flow, whose children are the other stages.
+    """
     folder = store.room(room_name) / OUT
     folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest.model_validate(
@@ -39,7 +44,7 @@ def conclude(
             "hardware": describe_machine(),
             "wall_seconds": round(seconds, 3),
             "peak_bytes_predicted": predicted,
-            "peak_bytes_seen": peak_resident_bytes(),
+            "peak_bytes_seen": peak_resident_bytes(with_children),
             "metrics": dict(metrics or {}),
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -60,10 +65,10 @@ def inputs(job: Spec) -> tuple[Artifact, ...]:
     return tuple(found.values())
 
 
-def peak_resident_bytes() -> int:
-    """Largest resident set so far of this process or a child of it, bytes (getrusage counts KiB on Linux)."""
+def peak_resident_bytes(with_children: bool = True) -> int:
+    """Largest resident set so far of this process (or of a child of it), bytes; getrusage counts KiB on Linux."""
     unit = 1 if sys.platform == "darwin" else 1024
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN) if with_children else (resource.RUSAGE_SELF,)
     return max(resource.getrusage(one).ru_maxrss for one in who) * unit
 
 

@@ -24,7 +24,7 @@ def settle(store: Store, stage: str, artifact: Artifact, parents: tuple[Artifact
         return Outcome(before.artifact, room_name, before.wall_seconds, cached=True)
     seconds = time.monotonic() - began
     store.open().room(room_name).mkdir(exist_ok=True)
-    conclude(store, room_name, artifact, environment="main", seconds=seconds, parents=parents)
+    conclude(store, room_name, artifact, environment="main", seconds=seconds, parents=parents, with_children=False)
     return Outcome(artifact, room_name, seconds, cached=False)
 
 
