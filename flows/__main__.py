@@ -17,7 +17,9 @@ os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
 
 
 def main() -> int:
-    die_with_parent(signal.SIGTERM)  # asked, not killed: its temporary server must end with it
+    # Asked, not killed, and leaving by the front door: the temporary server is stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    die_with_parent(signal.SIGTERM)
     from flows.finetune import finetune  # after the settings above
 
     try:

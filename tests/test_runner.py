@@ -7,13 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from tests.hearing import Heard
 from tests.rooms import chat, cpu_plan, finished_dataset
 from tunesmith import runner
 from tunesmith.artifacts import ModelSnapshot, ModelSource, Resolved
@@ -25,18 +25,6 @@ from tunesmith.store import Store
 from tunesmith.worker import LOG
 
 JOB = DownloadJob(source=ModelSource(repo="a/b", commit="0" * 40, files=(), config={}))
-
-
-class Heard:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.events: list[Mapping[str, Any]] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def event(self, event: Mapping[str, Any]) -> None:
-        self.events.append(event)
 
 
 def starts(orders: Path) -> int:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from flows.finetune import finetune
@@ -116,3 +117,24 @@ def test_killed_in_a_stage_the_same_command_finishes(recipe: Path, orders: Path,
     facts = run(recipe)
     assert [s["name"] for s in facts["stages"]] == list(STAGE_ORDER)
     assert not set(started(orders)[len(done) + 1 :]) & set(done) - {"evaluate"}, "a finished stage was redone"
+
+
+def test_a_run_whose_terminal_is_killed_leaves_no_process_behind(recipe: Path, orders: Path, tmp_path: Path) -> None:
+    orders.write_text(json.dumps({"download": {"sleep": 120}}))
+    request = json.dumps({"recipe": str(recipe), "store": str(recipe.with_name("store"))})
+    code = f"import subprocess, sys; subprocess.run([sys.executable, {run_flow.__file__!r}, {request!r}])"
+    # Without PREFECT_API_URL the run starts a temporary server of its own.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment = {**kept, "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(CHECKOUT)}
+    terminal = subprocess.Popen([sys.executable, "-c", code], cwd=CHECKOUT, env=environment)
+    deadline = time.monotonic() + 120
+    while "download" not in started(orders) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    processes = psutil.Process(terminal.pid).children(recursive=True)
+    assert len(processes) >= 3, "the flow, its server and its stage"
+    terminal.kill()
+    terminal.wait()
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    for process in alive:
+        process.kill()
+    assert not alive

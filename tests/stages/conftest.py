@@ -1,12 +1,13 @@
 """One real training run on the tiny model, shared by the tests of training and merging."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
+from tests.hearing import Heard
 from tests.rooms import counting_rows, cpu_plan, finished_dataset, finished_snapshot
 from tests.stages.taught import teach
 from tunesmith.jobs import TrainJob
@@ -15,23 +16,6 @@ from tunesmith.specs.train import Lora, Train
 from tunesmith.store import Store
 
 SPEC = Lora(rank=4, dropout=0.05, max_steps=40, batch_size=4, checkpoint_steps=10, learning_rate=2e-2, seed=7)
-
-
-class Heard:
-    """A listener that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.events: list[Mapping[str, Any]] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def event(self, event: Mapping[str, Any]) -> None:
-        self.events.append(event)
-
-    def of(self, kind: str) -> list[Mapping[str, Any]]:
-        return [event for event in self.events if event["event"] == kind]
 
 
 class Trained(NamedTuple):
