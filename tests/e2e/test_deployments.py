@@ -5,6 +5,8 @@ import json
 import pytest
 from openai import OpenAI
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.e2e.conftest import Box
@@ -14,9 +16,12 @@ from tunesmith.store import Store
 pytestmark = [pytest.mark.env("train"), pytest.mark.env("serve")]
 
 
-def last_run(box: Box):
+def only_run(box: Box, recipe: str) -> FlowRun:
+    """The recipe's one run; the server lists runs in no order of time, scheduled ones among them."""
+    named = FlowRunFilter(name=FlowRunFilterName(any_=[f"finetune-{recipe}"]))
     with temporary_settings({PREFECT_API_URL: box.environment["PREFECT_API_URL"]}), get_client(sync_client=True) as c:
-        return c.read_flow_runs(limit=1)[0]
+        [run] = c.read_flow_runs(flow_run_filter=named)
+    return run
 
 
 def artifacts(box: Box, key: str):
@@ -27,7 +32,7 @@ def artifacts(box: Box, key: str):
 def test_a_job_that_cannot_fit_is_refused_before_a_weight_moves(box: Box) -> None:
     done = box.prefect("deployment", "run", "finetune/qwen7b", "--watch", check=False)
     assert done.returncode != 0
-    state = last_run(box).state
+    state = only_run(box, "qwen7b").state
     assert state is not None
     assert state.is_failed()
     assert "Qwen/Qwen2.5-7B-Instruct" in state.message
@@ -41,7 +46,7 @@ def test_the_demonstration_runs_to_the_served_end_and_again_changes_nothing(box:
     overrides = f'overrides={{"serve.port": {box.port}}}'
     done = box.prefect("deployment", "run", "finetune/smollm2", "--watch", "--param", overrides, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    assert last_run(box).state.is_completed()
+    assert only_run(box, "smollm2").state.is_completed()
 
     rows = [json.loads(line)["messages"] for line in (CHECKOUT / "configs/orders/heldout.jsonl").open()][-8:]
     answers = [_ask(box, row) for row in rows]
