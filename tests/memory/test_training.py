@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.memory.cases import QWEN_7B, SMOLLM2, recipe
-from tunesmith.memory.activations import Arithmetic, Kept, block_bytes
+from tunesmith.memory.activations import Kept, block_bytes
 from tunesmith.memory.constants import GIB
 from tunesmith.memory.shape import ModelShape
-from tunesmith.memory.training import Step, nf4_bytes, step_items, total, trained_params
+from tunesmith.memory.step import Arithmetic, Step
+from tunesmith.memory.training import nf4_bytes, step_items, total, trained_params
 
 QWEN, SMALL = ModelShape.from_config(QWEN_7B), ModelShape.from_config(SMOLLM2)
 LORA = {"method": "lora", "rank": 16, "max_length": 2048}
@@ -18,7 +19,13 @@ FULL = {"method": "full", "max_length": 2048}
 
 
 def step(train: dict[str, Any], arithmetic: Arithmetic = "bf16", micro: int = 1, recompute: bool = False) -> Step:
-    return Step(recipe(train).train, arithmetic, micro, recompute, accumulates=False)
+    return Step(
+        method=recipe(train).train,
+        arithmetic=arithmetic,
+        micro_batch_size=micro,
+        gradient_checkpointing=recompute,
+        accumulates=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,5 +146,5 @@ def test_checkpointing_saves_memory(arithmetic: Arithmetic, micro: int, length: 
 
 def test_only_whether_gradients_accumulate_counts() -> None:
     alone = step(FULL)
-    accumulating = alone._replace(accumulates=True)
+    accumulating = alone.model_copy(update={"accumulates": True})
     assert total(step_items(QWEN, accumulating)) > total(step_items(QWEN, alone))

@@ -5,12 +5,10 @@ for Llama, Qwen2, Qwen3, Mistral and Gemma. Letters: h hidden, q and k the width
 S length, r rank, b bytes of the arithmetic (2 or 4).
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from tunesmith.memory.shape import Linear, ModelShape, Source
-
-Arithmetic = Literal["fp32", "amp", "bf16"]
-"""float32; float32 weights, or 16-bit frozen ones, under autocast; or 16 bits throughout."""
+from tunesmith.memory.step import Arithmetic
 
 
 class Kept(NamedTuple):

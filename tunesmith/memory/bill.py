@@ -13,7 +13,8 @@ from tunesmith.memory.constants import (
     NUM_CHECKPOINTS,
 )
 from tunesmith.memory.shape import ModelShape
-from tunesmith.memory.training import Items, Step, standing_items, step_items, total, trained_params, weight_items
+from tunesmith.memory.step import Step
+from tunesmith.memory.training import Items, standing_items, step_items, total, trained_params, weight_items
 from tunesmith.specs.quantize import Gptq
 from tunesmith.specs.recipe import Recipe
 from tunesmith.specs.train import Full

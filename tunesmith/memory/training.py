@@ -1,43 +1,13 @@
 """The memory of one optimizer step, at its fullest moment."""
 
-from typing import NamedTuple
-
-from tunesmith.memory.activations import Arithmetic, Kept, block_bytes
+from tunesmith.memory.activations import Kept, block_bytes
 from tunesmith.memory.constants import LOSS_BYTES
 from tunesmith.memory.shape import ModelShape
-from tunesmith.specs.train import Full, QLora, Train
+from tunesmith.memory.step import Step
+from tunesmith.specs.train import Full, Train
 
 Items = dict[str, int]
 """Bytes by item."""
-
-
-class Step(NamedTuple):
-    """What one forward and backward pass is asked to do."""
-
-    method: Train
-    arithmetic: Arithmetic
-    micro_batch_size: int
-    gradient_checkpointing: bool
-    accumulates: bool
-    """Gradients of earlier micro-batches are there while the next one runs."""
-
-    @property
-    def tokens(self) -> int:
-        return self.micro_batch_size * self.method.max_length
-
-    @property
-    def is_nf4(self) -> bool:
-        return isinstance(self.method, QLora)
-
-    @property
-    def frozen_bytes(self) -> int:
-        """Of one frozen number that is not packed; QLoRA keeps head, embedding and norms in float32."""
-        return 4 if self.arithmetic == "fp32" or self.is_nf4 else 2
-
-    @property
-    def trained_bytes(self) -> int:
-        """Of one trained number; adapters and weights that are trained stand in float32."""
-        return 2 if isinstance(self.method, Full) and self.arithmetic == "bf16" else 4
 
 
 def step_items(shape: ModelShape, step: Step) -> Items:
@@ -110,7 +80,7 @@ def kept_by(shape: ModelShape, step: Step) -> Kept:
         rank=adapter.rank if adapter else 0,
         dropout=bool(adapter and adapter.dropout),
         length=step.method.max_length,
-        padded=step.micro_batch_size > 1,
+        padded=step.is_padded,
     )
 
 
