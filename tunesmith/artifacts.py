@@ -183,6 +183,45 @@ class Release(Artifact):
     """Smoke question and answer."""
 
 
+class SimulatedPeak(Spec):
+    """The fullest moment of a phase."""
+
+    allocated_bytes: int
+    """What its tensors take: the sum over the owners."""
+    reserved_native_bytes: int
+    """The most torch's caching allocator holds during the phase, pieces it cannot use included."""
+    reserved_expandable_bytes: int
+    """The same with `expandable_segments:True`."""
+    owners: dict[str, int]
+    """Bytes by owner, largest first."""
+
+
+class SimulatedMoment(Spec):
+    """One point of a step's course."""
+
+    event: int
+    """Allocations and frees since the step began."""
+    phase: str
+    owners: dict[str, int]
+    """Bytes by owner, all temporaries as one."""
+
+
+class Simulation(Artifact):
+    """What an optimizer step allocates, by running it without its numbers."""
+
+    type: Literal["simulation"] = "simulation"
+    forward_backward: SimulatedPeak
+    optimizer: SimulatedPeak
+    evaluate: SimulatedPeak | None
+    """None where none was asked for."""
+    timeline: tuple[SimulatedMoment, ...]
+    """One step once the optimizer has its states: at most 400 moments."""
+    events: int
+    """Allocations and frees that were followed."""
+    versions: dict[str, str]
+    """Of the libraries whose code was run."""
+
+
 Anything = Annotated[
     Dataset
     | Resolved
@@ -194,6 +233,7 @@ Anything = Annotated[
     | QuantizedModel
     | Score
     | Evaluation
-    | Release,
+    | Release
+    | Simulation,
     Field(discriminator="type"),
 ]

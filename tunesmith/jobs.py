@@ -1,6 +1,6 @@
 """One class per stage: what was asked, and the artifacts it starts from. And the table of stages."""
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from tunesmith.artifacts import (
     Servable,
     Tuned,
 )
+from tunesmith.memory.step import Step
 from tunesmith.specs.evaluate import EvaluateSpec
 from tunesmith.specs.quantize import Gptq
 from tunesmith.specs.serve import Serve
@@ -86,7 +87,21 @@ class ServeJob(Job):
     device: Where[Literal["cuda", "cpu"]]
 
 
-AnyJob = Annotated[DownloadJob | TrainJob | MergeJob | GptqJob | ScoreJob | ServeJob, Field(discriminator="stage")]
+class SimulateJob(Job):
+    stage: Literal["simulate"] = "simulate"
+    step: Step
+    config: dict[str, Any]
+    """The model's config.json."""
+    evaluation_rows: int = Field(ge=0)
+    """Rows answered at once; 0 leaves the evaluation out."""
+    evaluation_tokens: int = Field(ge=0)
+    """Tokens of a row, its answer included; 0 leaves the evaluation out. Those beyond the step's max_length are the
+    answer's, whose logits are kept; where there are none, all are."""
+
+
+AnyJob = Annotated[
+    DownloadJob | TrainJob | MergeJob | GptqJob | ScoreJob | ServeJob | SimulateJob, Field(discriminator="stage")
+]
 
 
 class Stage(NamedTuple):
@@ -107,4 +122,5 @@ STAGES: dict[str, Stage] = {
     "quantize.gptq": Stage("tunesmith.stages.quantize.gptq", "train", 1),
     "evaluate": Stage("tunesmith.stages.evaluate.generate", "train", 1),
     "serve.vllm": Stage("tunesmith.stages.serve.vllm", "main", 1),
+    "simulate": Stage("tunesmith.stages.simulate.simulate", "train", 1),
 }

@@ -1,0 +1,122 @@
+"""One optimizer step of the train stage, and one batch of the evaluate stage, run for their allocations alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import MethodType
+
+import torch
+from accelerate.utils.operations import convert_outputs_to_fp32
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
+
+from tunesmith.memory.step import Step
+from tunesmith.stages.simulate.kernels import Kernels
+from tunesmith.stages.simulate.optimizers import states_of
+from tunesmith.stages.simulate.owners import CACHE, GRADIENTS, STATES, claimed
+from tunesmith.stages.simulate.tracing import Tracer
+
+FIRST, FORWARD_BACKWARD, OPTIMIZER, EVALUATE = "first step", "forward_backward", "optimizer", "evaluate"
+
+CHUNK_TOKENS = 256
+"""Tokens whose logits a chunked loss has at once."""
+
+
+def prepare(model: nn.Module, step: Step) -> None:
+    """What Trainer does to a model before the first step: checkpointing, and autocast around its forward pass."""
+    model.train()
+    if step.gradient_checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    if step.arithmetic == "amp":
+        autocast = torch.autocast("cpu", dtype=torch.bfloat16)
+        model.forward = MethodType(convert_outputs_to_fp32(autocast(model.forward.__func__)), model)
+
+
+def train_twice(
+    model: nn.Module, optimizer: torch.optim.Optimizer, step: Step, tracer: Tracer, kernels: Kernels
+) -> dict[int, str]:
+    """The first step, which makes the optimizer's states, and a second one, marked by phase.
+
+    Returns whose the blocks are that became gradients or states. Where gradients accumulate, those of the first step
+    stay, as an earlier micro-batch's would.
+    """
+    owners: dict[int, str] = {}
+    for marks in ((FIRST, FIRST), (FORWARD_BACKWARD, OPTIMIZER)):
+        tracer.mark(marks[0])
+        tracer.moment = "forward"
+        batch = _batch(step)
+        _forward_backward(model, step, batch, tracer)
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        owners |= claimed((weight.grad for weight in weights), GRADIENTS, tracer)
+        tracer.mark(marks[1])
+        tracer.moment = "optimizer"
+        clip_grad_norm_(weights, step.method.max_grad_norm, foreach=kernels == "cuda")
+        optimizer.step()
+        owners |= claimed(states_of(optimizer), STATES, tracer)
+        if not step.accumulates:
+            model.zero_grad()
+    return owners
+
+
+def _forward_backward(model: nn.Module, step: Step, batch: dict[str, Tensor], tracer: Tracer) -> None:
+    loss = _chunked_loss(model, step, **batch) if step.loss == "chunked" else _loss(model, batch)
+    tracer.moment = "backward"
+    loss.backward()
+
+
+def _batch(step: Step) -> dict[str, Tensor]:
+    """Rows of full length; with a mask where rows of several lengths would share the batch."""
+    shape = step.micro_batch_size, step.method.max_length
+    names = ("input_ids", "labels", "attention_mask") if step.is_padded else ("input_ids", "labels")
+    return {name: torch.zeros(shape, dtype=torch.long) for name in names}
+
+
+def _loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    # As in Trainer.compute_loss the logits end with this frame, before the backward pass.
+    loss: Tensor = model(**batch, num_items_in_batch=torch.ones((), dtype=torch.long))["loss"]
+    return loss
+
+
+def _chunked_loss(
+    model: nn.Module, step: Step, input_ids: Tensor, labels: Tensor, attention_mask: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy a few tokens at a time, whose logits are computed again in the backward pass."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    with _autocast(step):
+        hidden = inner.get_decoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        hidden, labels = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        chunks = zip(hidden.split(CHUNK_TOKENS), labels.split(CHUNK_TOKENS), strict=True)
+        losses = [checkpoint(_head_loss, inner, *chunk, use_reentrant=False) for chunk in chunks]
+    return torch.stack(losses).sum() / labels.numel()
+
+
+def _head_loss(inner: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
+    logits = inner.get_output_embeddings()(hidden)
+    if (cap := getattr(inner.config, "final_logit_softcapping", None)) is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+@contextmanager
+def _autocast(step: Step) -> Iterator[None]:
+    with torch.autocast("cpu", dtype=torch.bfloat16) if step.arithmetic == "amp" else nullcontext():
+        yield
+
+
+def evaluate(model: nn.Module, rows: int, tokens: int, kept: int, tracer: Tracer) -> dict[int, str]:
+    """Reads `rows` x `tokens` with the logits of the last `kept` columns, and computes the loss row by row.
+
+    Returns whose the blocks are that became the cache of keys and values.
+    """
+    tracer.mark(EVALUATE)
+    tracer.moment = "forward"
+    shape, cache = (rows, tokens), DynamicCache()
+    inputs = {name: torch.zeros(shape, dtype=torch.long) for name in ("input_ids", "position_ids")}
+    mask = torch.ones(shape, dtype=torch.long) if rows > 1 else None
+    with torch.no_grad():
+        answer = model(**inputs, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=kept)
+        for row in answer.logits:
+            functional.cross_entropy(row.float(), torch.zeros(kept, dtype=torch.long), reduction="sum")
+    return claimed((tensor for layer in cache.layers for tensor in (layer.keys, layer.values)), CACHE, tracer)
