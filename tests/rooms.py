@@ -11,7 +11,9 @@ from typing import Any
 from tunesmith.artifacts import Dataset, ModelSnapshot, Plan
 from tunesmith.conclude import conclude
 from tunesmith.environments import CHECKOUT, interpreter
+from tunesmith.memory.step import Step
 from tunesmith.specs.spec import fingerprint
+from tunesmith.specs.train import Full
 from tunesmith.store import OUT, Store, list_files
 
 Row = dict[str, list[dict[str, str]]]
@@ -61,10 +63,15 @@ def cpu_plan(
     plan = Plan(
         fingerprint=fingerprint("plan", micro_batch_size, accumulation_steps, gradient_checkpointing),
         device="cpu",
-        precision="fp32",
-        micro_batch_size=micro_batch_size,
+        step=Step(
+            method=Full(max_steps=1),
+            arithmetic="fp32",
+            micro_batch_size=micro_batch_size,
+            gradient_checkpointing=gradient_checkpointing,
+            accumulates=accumulation_steps > 1,
+        ),
         accumulation_steps=accumulation_steps,
-        gradient_checkpointing=gradient_checkpointing,
+        low_bytes=1 << 30,
         peak_bytes=1 << 30,
         budget_bytes=8 << 30,
         bill=(),

@@ -28,5 +28,8 @@ LOSS_BYTES = {"fp32": 12, "amp": 14, "bf16": 14}
 """Per token and vocabulary entry in the backward pass of the loss: log-softmax, its gradient and the loss's gradient in
 float32, and 16-bit logits beside them."""
 
+LOSS_CHUNK_TOKENS = 512
+"""Tokens whose logits exist at once where the loss is taken in pieces."""
+
 NUM_CHECKPOINTS = 2
 """Checkpoints the trainer keeps."""

@@ -8,6 +8,7 @@ from tunesmith.memory.groups import check_group_size
 from tunesmith.memory.refusal import machine_refusal, memory_refusal
 from tunesmith.memory.search import first_fit
 from tunesmith.memory.shape import ModelShape
+from tunesmith.specs.parallel import ParallelSpec
 from tunesmith.specs.recipe import Recipe
 from tunesmith.specs.train import Full
 
@@ -25,6 +26,22 @@ def make_plan(recipe: Recipe, source: ModelSource, hardware: Hardware) -> Plan:
     if plan := first_fit(case, usable):
         return plan
     raise memory_refusal(case, usable)
+
+
+def launchable(recipe: Recipe) -> Recipe:
+    """The recipe held to what the train stage can start: one process on one GPU, with nothing offloaded.
+
+    Raises RecipeError when it states otherwise.
+    """
+    asked = recipe.parallel
+    if asked.strategy not in ("auto", "single") or asked.offload not in ("auto", "none") or (asked.world_size or 1) > 1:
+        raise RecipeError(
+            "parallel: training over several GPUs or with offload can be estimated, but is not started by a run yet: "
+            "leave parallel out."
+        )
+    alone = ParallelSpec(strategy="single", world_size=1, offload="none")
+    hardware = recipe.hardware.model_copy(update={"gpus": 1})
+    return recipe.model_copy(update={"parallel": alone, "hardware": hardware})
 
 
 def make_case(recipe: Recipe, source: ModelSource) -> Case:

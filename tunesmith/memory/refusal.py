@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from tunesmith.artifacts import Hardware, Plan
 from tunesmith.errors import DoesNotFit
-from tunesmith.memory.bill import Case
+from tunesmith.memory.bill import Case, peaks
 from tunesmith.memory.cards import CARDS
 from tunesmith.memory.constants import GIB
-from tunesmith.memory.search import excess, first_fit, method_name, plans
+from tunesmith.memory.search import Way, excess, first_fit, method_name, ways
 from tunesmith.specs.recipe import Recipe
 from tunesmith.specs.train import Full, Lora, QLora
 
@@ -20,21 +20,21 @@ def machine_refusal(case: Case, reason: str) -> DoesNotFit:
     """For a machine that is not what the recipe asks for; the bill is that of the nearest plan, on another one."""
     nearest = _smallest_card(case)
     plan = nearest[1] if nearest else None
-    shown = plan or _smallest(case, _machine_with(len(CARDS) - 1))
-    return DoesNotFit(f"{_subject(case)} {reason}: {_advice([nearest] if nearest else [])}", bill=shown.bill, plan=plan)
+    shown = plan.bill if plan else _smallest(case, _machine_with(len(CARDS) - 1)).items
+    return DoesNotFit(f"{_subject(case)} {reason}: {_advice([nearest] if nearest else [])}", bill=shown, plan=plan)
 
 
 def memory_refusal(case: Case, hardware: Hardware) -> DoesNotFit:
     """For a machine whose memory does not suffice; the bill is that of the most frugal plan."""
     smallest = _smallest(case, hardware)
-    over = excess(smallest, case, hardware)
+    over = excess(smallest.items, case, hardware)
     assert over is not None, "only a plan that does not fit is refused"
     phase, needed, allowed = over
     options = [option for option in (_on_this_machine(case, hardware), _smallest_card(case)) if option]
     return DoesNotFit(
         f"{_subject(case)} does not fit: {phase} needs {needed / GIB:.1f} GiB and may use {allowed / GIB:.1f} "
         f"({case.recipe.hardware.headroom:.0%} stay free): {_advice(options)}",
-        bill=smallest.bill,
+        bill=smallest.items,
         plan=options[0][1] if options else None,
     )
 
@@ -57,8 +57,8 @@ def _figures(plan: Plan) -> str:
     )
 
 
-def _smallest(case: Case, hardware: Hardware) -> Plan:
-    return min(plans(case, hardware), key=lambda plan: plan.peak_bytes)
+def _smallest(case: Case, hardware: Hardware) -> Way:
+    return min(ways(case, hardware), key=lambda way: max(peaks(way.items).values()))
 
 
 def _on_this_machine(case: Case, hardware: Hardware) -> tuple[str, Plan] | None:
@@ -73,7 +73,7 @@ def _changed(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
     lengths = [recipe.train.max_length >> halvings for halvings in (1, 2, 3)]
     shorter = [(f"train.max_length {length}", _shortened(recipe, length)) for length in lengths if length >= _SHORTEST]
     yield from shorter[:1]
-    if not isinstance(recipe.train, QLora):
+    if isinstance(recipe.train, Lora | Full):
         yield "train.method qlora", recipe.model_copy(update={"train": _packed(recipe.train)})
     yield from shorter[1:]
 
@@ -89,6 +89,8 @@ def _packed(train: Lora | Full) -> QLora:
 
 def _smallest_card(case: Case) -> tuple[str, Plan] | None:
     """The smallest GPU of the table that would do, in a machine whose host memory does too."""
+    alone = case.recipe.parallel.model_copy(update={"strategy": "auto", "world_size": 1, "offload": "none"})
+    case = case._replace(recipe=case.recipe.model_copy(update={"parallel": alone}))
     for index, card in enumerate(CARDS):
         if plan := first_fit(case, _machine_with(index)):
             return f"1 x {card.memory_bytes / GIB:.0f} GiB ({card.name})", plan

@@ -1,7 +1,8 @@
 """The memory of one optimizer step, at its fullest moment."""
 
 from tunesmith.memory.activations import Kept, block_bytes
-from tunesmith.memory.constants import LOSS_BYTES
+from tunesmith.memory.constants import LOSS_BYTES, LOSS_CHUNK_TOKENS
+from tunesmith.memory.parallel import Held, States, held, optimizer_bytes, passing_bytes
 from tunesmith.memory.shape import ModelShape
 from tunesmith.memory.step import Step
 from tunesmith.specs.train import Full, Train
@@ -11,25 +12,29 @@ Items = dict[str, int]
 
 
 def step_items(shape: ModelShape, step: Step) -> Items:
-    """Bytes by item at the fullest of the step's three moments.
+    """Bytes by item at the fullest of the step's moments, on one GPU."""
+    return max(moments(shape, step).values(), key=total)
+
+
+def moments(shape: ModelShape, step: Step) -> dict[str, Items]:
+    """Bytes by item at the moments when a step can be at its fullest.
 
     The loss: everything kept for the backward pass, and the logits with their gradients. The last block: the head's
-    gradient, and the block's temporaries. The first block: all gradients, and its temporaries. The optimizer, fused,
-    adds nothing to the last.
+    gradient, and the block's temporaries. The first block: all gradients, and its temporaries. The optimizer: all
+    gradients, and what its kernels need beside them.
     """
     kept = kept_by(shape, step)
-    standing = standing_items(shape, step)
-    casts = {"autocast copies of weights": _cast_bytes(shape, step)}
-    saved = {_activations_name(step): _saved_bytes(shape, step, kept)}
-    gradients = {"gradients": trained_params(shape, step.method) * step.trained_bytes}
+    standing = standing_items(shape, step) | _passing_items(shape, step)
+    saved = {**_casts(shape, step), _activations_name(step): _saved_bytes(shape, step, kept)}
+    gradients = {"gradients": _held(shape, step).gradients}
     work = {"one block's temporaries": _work_bytes(shape, step, kept)}
     before = gradients if step.accumulates else {}
-    moments = (
-        standing | casts | saved | before | {"logits and loss": loss_bytes(shape, step)},
-        standing | casts | saved | (before or _head_gradient(shape, step)) | work,
-        standing | casts | gradients | work,
-    )
-    return max(moments, key=total)
+    return {
+        "loss": standing | saved | before | {"logits and loss": loss_bytes(shape, step)},
+        "last block": standing | saved | (before or _head_gradient(shape, step)) | work,
+        "first block": standing | _casts(shape, step) | gradients | work,
+        "optimizer": standing | gradients | {"optimizer's temporaries": _foreach_bytes(shape, step)},
+    }
 
 
 def total(items: Items) -> int:
@@ -37,13 +42,19 @@ def total(items: Items) -> int:
 
 
 def standing_items(shape: ModelShape, step: Step) -> Items:
-    """What is there all the time: weights, and AdamW's two moments per trained number in its own precision."""
-    states = 2 * trained_params(shape, step.method) * step.trained_bytes
-    return {**weight_items(shape, step), "optimizer states (AdamW)": states}
+    """What is there all the time: this GPU's weights, and its share of AdamW's states."""
+    return {**held_weights(shape, step), f"optimizer states ({step.optimizer})": _held(shape, step).optimizer}
+
+
+def held_weights(shape: ModelShape, step: Step) -> Items:
+    """This GPU's weights, by precision."""
+    items, mine = weight_items(shape, step), _held(shape, step).weights
+    whole = total(items)
+    return {name: size * mine // whole for name, size in items.items()}
 
 
 def weight_items(shape: ModelShape, step: Step) -> Items:
-    """The weights as they stand while training, by precision."""
+    """The whole model's weights as they stand while training, by precision."""
     trained = trained_params(shape, step.method) * step.trained_bytes
     if isinstance(step.method, Full):
         return {f"weights ({_named(step.trained_bytes)})": trained}
@@ -51,6 +62,50 @@ def weight_items(shape: ModelShape, step: Step) -> Items:
         return {f"weights ({_named(step.frozen_bytes)})": shape.params * step.frozen_bytes, "adapter": trained}
     rest = (shape.params - shape.linear_weights) * step.frozen_bytes
     return {"weights (nf4)": nf4_bytes(shape.linear_weights), "embedding, head, norms (fp32)": rest, "adapter": trained}
+
+
+def states(shape: ModelShape, step: Step) -> States:
+    """What the training holds in all, whoever holds it."""
+    trained = trained_params(shape, step.method)
+    weights = total(weight_items(shape, step))
+    return States(weights, trained, trained * step.trained_bytes, _optimizer_bytes(trained, step))
+
+
+def host_bytes(shape: ModelShape, step: Step) -> int:
+    """Host memory per GPU for what is offloaded."""
+    paged = _PER_STATE["adamw_8bit"] * trained_params(shape, step.method) if step.optimizer == "paged_adamw_8bit" else 0
+    return _held(shape, step).host + int(paged)
+
+
+def _held(shape: ModelShape, step: Step) -> Held:
+    return held(states(shape, step), step.parallel)
+
+
+def _passing_items(shape: ModelShape, step: Step) -> Items:
+    """Buffers and gathered weights of a spread step."""
+    number_bytes = 4 if step.arithmetic == "fp32" else 2
+    block = number_bytes * shape.layer_params
+    root = number_bytes * (shape.embedding_params + shape.head_params)
+    return passing_bytes(step.parallel, states(shape, step), block, root, shape.hidden)
+
+
+_PER_STATE = {"adamw_8bit": 2 + 2 * 4 / 256, "paged_adamw_8bit": 0.0}
+"""Device bytes per trained number of block-wise 8-bit states (arXiv 2110.02861, section 2): two codes, and a float32
+maximum per 256 of each. Paged ones live in unified memory, which the allocator does not count."""
+
+
+def _optimizer_bytes(trained: int, step: Step) -> int:
+    """AdamW's two moments in the trained precision, or in 8 bits; ZeRO's master copy and moments."""
+    plain = int(trained * _PER_STATE.get(step.optimizer, 2 * step.trained_bytes))
+    return optimizer_bytes(trained, plain, step.parallel)
+
+
+def _foreach_bytes(shape: ModelShape, step: Step) -> int:
+    """The foreach kernels make one temporary of the size of everything this GPU updates; fused ones none."""
+    if step.optimizer != "adamw_foreach":
+        return 0
+    sharded = step.parallel.share(1) if step.parallel.strategy not in ("single", "ddp") else 1
+    return trained_params(shape, step.method) * step.trained_bytes // max(sharded, 1)
 
 
 def nf4_bytes(weights: int) -> int:
@@ -67,7 +122,11 @@ def trained_params(shape: ModelShape, method: Train) -> int:
 
 
 def loss_bytes(shape: ModelShape, step: Step) -> int:
-    return LOSS_BYTES[step.arithmetic] * step.tokens * shape.vocab
+    """Logits and their gradients, of all tokens or of one piece; the pieces' hidden states have a gradient too."""
+    if step.loss == "full":
+        return LOSS_BYTES[step.arithmetic] * step.tokens * shape.vocab
+    piece = min(step.tokens, LOSS_CHUNK_TOKENS)
+    return LOSS_BYTES[step.arithmetic] * piece * shape.vocab + 4 * step.tokens * shape.hidden
 
 
 def kept_by(shape: ModelShape, step: Step) -> Kept:
@@ -105,6 +164,10 @@ def _head_gradient(shape: ModelShape, step: Step) -> Items:
     if not isinstance(step.method, Full):
         return {}
     return {"gradients": shape.embedding_params * step.trained_bytes}
+
+
+def _casts(shape: ModelShape, step: Step) -> Items:
+    return {"autocast copies of weights": _cast_bytes(shape, step)}
 
 
 def _cast_bytes(shape: ModelShape, step: Step) -> int:
