@@ -1,48 +1,57 @@
 """The sizes of a decoder, read from its config.json: what every figure of the bill is computed from."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from tunesmith.errors import ModelError
-from tunesmith.memory.families import FAMILIES, LLAMA, Bias, Family
+from tunesmith.memory.experts import Experts, count_moe_layers, read_experts, shared_linears
+from tunesmith.memory.families import FAMILIES, LLAMA, Family
+from tunesmith.memory.linears import (
+    Latent,
+    Linear,
+    Source,
+    Targets,
+    adapted,
+    attention_linears,
+    mlp_linears,
+    read_latent,
+)
+from tunesmith.memory.sizes import Config, Sizes, language_model, read_sizes, refuse_strange
+from tunesmith.memory.windows import Window, read_window
 from tunesmith.specs.spec import Spec
 
-Source = Literal["attention_norm", "attention", "mlp_norm", "mlp"]
-
-_LIMITS = {
-    "hidden_size": 1_000_000,
-    "num_hidden_layers": 10_000,
-    "num_attention_heads": 100_000,
-    "num_key_value_heads": 100_000,
-    "head_dim": 100_000,
-    "intermediate_size": 10_000_000,
-    "vocab_size": 100_000_000,
-}
-_REQUIRED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+__all__ = ["Block", "Experts", "Latent", "Linear", "ModelShape", "Source", "Window"]
 
 
-class Linear(NamedTuple):
-    """One linear layer of a block."""
+class Block(NamedTuple):
+    """One kind of block: its linear layers, norms and experts, and how many of the model's blocks are such."""
 
-    name: str
-    width_in: int
-    width_out: int
-    has_bias: bool
-    source: Source
-    """Which tensor it reads; layers with the same source share their input."""
+    num_layers: int
+    linears: tuple[Linear, ...]
+    norm_params: int
+    experts: Experts | None
 
     @property
-    def weights(self) -> int:
-        return self.width_in * self.width_out
+    def linear_weights(self) -> int:
+        """Of the linear layers, biases and routed experts aside."""
+        return sum(linear.weights for linear in self.linears)
 
     @property
     def params(self) -> int:
-        return self.weights + (self.width_out if self.has_bias else 0)
+        return self._always_used + (self.experts.weights if self.experts else 0)
+
+    @property
+    def active_params(self) -> int:
+        """What takes part in one token."""
+        return self._always_used + (self.experts.active_weights if self.experts else 0)
+
+    @property
+    def _always_used(self) -> int:
+        router = self.experts.router_weights if self.experts else 0
+        return self.norm_params + router + sum(linear.params for linear in self.linears)
 
 
 class ModelShape(Spec):
-    """A decoder with `layers` equal blocks."""
+    """A decoder with `layers` blocks: all equal, or some dense and some with experts."""
 
     model_type: str
     hidden: int
@@ -51,11 +60,19 @@ class ModelShape(Spec):
     kv_heads: int
     head_dim: int
     ffn: int
+    """Width of a dense block's MLP."""
     vocab: int
     tied: bool
     """The head is the embedding."""
     linears: tuple[Linear, ...]
-    """Of one block."""
+    """Of one block; of a dense one where there are both kinds. Routed experts are no linear layers."""
+    moe_linears: tuple[Linear, ...] = ()
+    """Of one block with experts: its attention, and its shared expert."""
+    moe_layers: int = 0
+    experts: Experts | None = None
+    """Of one block with experts."""
+    latent: Latent | None = None
+    window: Window | None = None
     norms: int
     qk_norm: bool
     wide_norm: bool
@@ -69,22 +86,26 @@ class ModelShape(Spec):
     def from_config(cls, config: Mapping[str, Any]) -> "ModelShape":
         """The shape a config.json describes; an unknown architecture is taken for a Llama, with a note.
 
-        Raises ModelError where sizes are missing or absurd, and for what is no plain decoder.
+        Of a multimodal model this is the language model alone. Raises ModelError where sizes are missing or absurd, and
+        for what is no decoder of a known make.
         """
-        config = config.get("text_config") or config
-        _refuse_strange(config)
-        family = FAMILIES.get(str(config.get("model_type")), LLAMA)
-        sizes = _sizes(config)
+        found = language_model(config)
+        kind = str(found.get("model_type"))
+        family = FAMILIES.get(kind, LLAMA)
+        found = {**family.defaults, **found}
+        refuse_strange(found, family)
+        sizes = read_sizes(found, family)
         return cls(
-            model_type=str(config.get("model_type")),
-            tied=bool(config.get("tie_word_embeddings", family.tied)),
-            linears=_fused(config, sizes) if family.fused else _separate(config, sizes, family),
+            model_type=kind,
+            tied=bool(found.get("tie_word_embeddings", False)),
             norms=family.norms,
             qk_norm=family.qk_norm,
             wide_norm=family.wide_norm,
-            softcap=bool(config.get("attn_logit_softcapping")),
+            softcap=bool(found.get("attn_logit_softcapping")),
             fused=family.fused,
-            note=_note(config),
+            window=read_window(found, family.sliding, sizes.layers),
+            note=None if kind in FAMILIES else f"{kind} is not a known architecture: estimated as a Llama of its sizes",
+            **_blocks(found, sizes, family),
             **sizes._asdict(),
         )
 
@@ -97,6 +118,19 @@ class ModelShape(Spec):
         return self.kv_heads * self.head_dim
 
     @property
+    def dense_layers(self) -> int:
+        """Blocks without experts."""
+        return self.layers - self.moe_layers
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The kinds of blocks there are: one, or a dense one and one with experts."""
+        norms = self._norm_params
+        dense = (Block(self.dense_layers, self.linears, norms, None),) if self.dense_layers else ()
+        moe = (Block(self.moe_layers, self.moe_linears, norms, self.experts),) if self.moe_layers else ()
+        return dense + moe
+
+    @property
     def embedding_params(self) -> int:
         return self.vocab * self.hidden
 
@@ -107,132 +141,67 @@ class ModelShape(Spec):
 
     @property
     def linear_weights(self) -> int:
-        """Weights of all blocks' linear layers, biases aside: what NF4 and GPTQ pack."""
-        return self.layers * sum(linear.weights for linear in self.linears)
+        """Weights of all blocks' linear layers, biases aside: what NF4 packs, and GPTQ at least."""
+        return sum(block.num_layers * block.linear_weights for block in self.blocks)
+
+    @property
+    def expert_weights(self) -> int:
+        """Weights of all routed experts; not among `linear_weights`."""
+        return self.moe_layers * self.experts.weights if self.experts else 0
 
     @property
     def layer_params(self) -> int:
-        norms = self.norms * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
-        return norms + sum(linear.params for linear in self.linears)
+        """Of the largest block."""
+        return max(block.params for block in self.blocks)
 
     @property
     def params(self) -> int:
-        return self.embedding_params + self.head_params + self.layers * self.layer_params + self.hidden
+        return self._outer_params + sum(block.num_layers * block.params for block in self.blocks)
+
+    @property
+    def active_params(self) -> int:
+        """Numbers that take part in one token, embedding and head in full; all of them in a dense model."""
+        return self._outer_params + sum(block.num_layers * block.active_params for block in self.blocks)
 
     @property
     def largest_linear(self) -> int:
         """Weights of the largest linear layer in a block."""
-        return max(linear.weights for linear in self.linears)
+        return max(linear.weights for block in self.blocks for linear in block.linears)
 
     def kv_values_per_token(self) -> int:
-        """Numbers the KV cache keeps per token: a key and a value in every layer."""
-        return 2 * self.layers * self.kv_width
+        """Numbers the KV cache keeps per token: a key and a value in every layer, or what both are made from."""
+        per_layer = self.latent.rank + self.latent.rotated if self.latent else 2 * self.kv_width
+        return self.layers * per_layer
 
-    def adapted(self, targets: tuple[str, ...] | Literal["all-linear"]) -> tuple[Linear, ...]:
+    def adapted(self, targets: Targets) -> tuple[Linear, ...]:
         """The linear layers of a block that get an adapter; names match as PEFT matches them, by their end."""
-        if targets == "all-linear":
-            return self.linears
-        return tuple(linear for linear in self.linears if any(_names(target, linear) for target in targets))
+        return adapted(self.linears, targets)
+
+    @property
+    def _norm_params(self) -> int:
+        """Of one block."""
+        per_head = 2 * self.head_dim if self.qk_norm else 0
+        return self.norms * self.hidden + per_head + (self.latent.norm_params if self.latent else 0)
+
+    @property
+    def _outer_params(self) -> int:
+        """Embedding, head, and the last norm."""
+        return self.embedding_params + self.head_params + self.hidden
 
 
-class _Sizes(NamedTuple):
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int
-    vocab: int
-
-
-def _names(target: str, linear: Linear) -> bool:
-    return target == linear.name or target.endswith(f".{linear.name}")
-
-
-def _refuse_strange(config: Mapping[str, Any]) -> None:
-    kind = config.get("model_type")
-    if any(config.get(key) for key in _EXPERTS):
-        raise ModelError(f"{kind} is a mixture of experts, whose memory is not estimated yet: choose a dense model.")
-    if config.get("quantization_config"):
-        raise ModelError(
-            f"This {kind} is quantized already: start from the repo with the 16-bit weights; qlora packs them itself."
-        )
-    missing = [key for key in _REQUIRED if key not in config]
-    if missing:
-        raise ModelError(
-            f"config.json of this {kind} model lacks {', '.join(missing)}: "
-            "it is no decoder of the Llama kind, or the file is not whole."
-        )
-
-
-def _sizes(config: Mapping[str, Any]) -> _Sizes:
-    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
-    kv_heads = _size(config, "num_key_value_heads") if config.get("num_key_value_heads") is not None else heads
-    if heads % kv_heads:
-        raise ModelError(
-            f"config.json says num_attention_heads {heads} and num_key_value_heads {kv_heads}: "
-            "the first must be a multiple of the second."
-        )
-    return _Sizes(
-        hidden=hidden,
-        layers=_size(config, "num_hidden_layers"),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=_head_dim(config, hidden, heads),
-        ffn=_size(config, "intermediate_size"),
-        vocab=_size(config, "vocab_size"),
-    )
-
-
-def _head_dim(config: Mapping[str, Any], hidden: int, heads: int) -> int:
-    if config.get("head_dim") is not None:
-        return _size(config, "head_dim")
-    if hidden % heads:
-        raise ModelError(
-            f"config.json says hidden_size {hidden} and num_attention_heads {heads}, "
-            "which do not divide, and no head_dim: the file is not right."
-        )
-    return hidden // heads
-
-
-def _size(config: Mapping[str, Any], key: str) -> int:
-    value = config[key]
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LIMITS[key]:
-        raise ModelError(
-            f"config.json says {key} {value!r}: it must be a whole number from 1 to {_LIMITS[key]}; "
-            "fetch the model's own file again."
-        )
-    return value
-
-
-def _separate(config: Mapping[str, Any], sizes: _Sizes, family: Family) -> tuple[Linear, ...]:
-    hidden, ffn, q, kv = sizes.hidden, sizes.ffn, sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-    qkv_bias, mlp_bias = _has(config, family.qkv_bias), _has(config, family.mlp_bias)
-    return (
-        Linear("q_proj", hidden, q, qkv_bias, "attention_norm"),
-        Linear("k_proj", hidden, kv, qkv_bias, "attention_norm"),
-        Linear("v_proj", hidden, kv, qkv_bias, "attention_norm"),
-        Linear("o_proj", q, hidden, _has(config, family.output_bias), "attention"),
-        Linear("gate_proj", hidden, ffn, mlp_bias, "mlp_norm"),
-        Linear("up_proj", hidden, ffn, mlp_bias, "mlp_norm"),
-        Linear("down_proj", ffn, hidden, mlp_bias, "mlp"),
-    )
-
-
-def _fused(config: Mapping[str, Any], sizes: _Sizes) -> tuple[Linear, ...]:
-    q, kv = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-    return (
-        Linear("qkv_proj", sizes.hidden, q + 2 * kv, False, "attention_norm"),
-        Linear("o_proj", q, sizes.hidden, False, "attention"),
-        Linear("gate_up_proj", sizes.hidden, 2 * sizes.ffn, False, "mlp_norm"),
-        Linear("down_proj", sizes.ffn, sizes.hidden, False, "mlp"),
-    )
-
-
-def _has(config: Mapping[str, Any], bias: Bias) -> bool:
-    return bias == "always" or (bias != "never" and bool(config.get(bias, False)))
-
-
-def _note(config: Mapping[str, Any]) -> str | None:
-    kind = config.get("model_type")
-    return None if kind in FAMILIES else f"{kind} is not a known architecture: estimated as a Llama of its sizes"
+def _blocks(config: Config, sizes: Sizes, family: Family) -> dict[str, Any]:
+    """The fields that say what blocks are made of."""
+    latent, experts = read_latent(config, family), read_experts(config, family)
+    attention = attention_linears(config, sizes, family, latent)
+    dense = attention + mlp_linears(config, sizes.hidden, sizes.ffn, family)
+    number = count_moe_layers(config, family.routing, sizes.layers) if family.routing else 0
+    if not experts or not number:
+        return {"linears": dense, "latent": latent}
+    moe = attention + shared_linears(config, family, experts)
+    return {
+        "linears": moe if number == sizes.layers else dense,
+        "moe_linears": moe,
+        "moe_layers": number,
+        "experts": experts,
+        "latent": latent,
+    }
