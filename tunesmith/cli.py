@@ -1,6 +1,7 @@
 """The `tunesmith` command: each command says what it does in its help; facts come as a table, or with --json."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,15 +52,25 @@ def plan(
 
 @app.command()
 def estimate(
-    recipe: RecipeArg, settings: SetOption = [], store: StoreOption = None, as_json: JsonOption = False  # noqa: B006
-) -> None:  # fmt: skip
-    """Show the memory bill and the plan; exit code 3 when nothing fits."""
+    target: Annotated[str, typer.Argument(metavar="RECIPE|MODEL|DIR", help="A recipe, a repo, or a model's folder.")],
+    settings: SetOption = [],  # noqa: B006
+    gpus: Annotated[int | None, typer.Option(help="GPUs to plan for.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(metavar="GIB", help="Memory of each.")] = None,
+    gpu: Annotated[str | None, typer.Option(metavar="NAME", help="Or its name, such as A100-80G.")] = None,
+    solve: Annotated[str | None, typer.Option(metavar="KEY", help="Largest max_length, rank, … that fits.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the memory bill and the plan, without a GPU and without weights; exit code 3 when nothing fits."""
     from tunesmith import forecast, show
+    from tunesmith.question import Machine, pose
+    from tunesmith.specs.load import parse_overrides
 
+    began = time.monotonic()
     try:
-        show.estimated(forecast.estimate(_load(recipe, settings), _store(store)), as_json)
+        question = pose(target, parse_overrides(settings), Machine(gpus, gpu_memory, gpu))
+        show.estimated(forecast.estimate(question, solve), as_json, time.monotonic() - began)
     except DoesNotFit as refusal:
-        show.refusal(refusal, as_json)
+        show.refusal(refusal, as_json, time.monotonic() - began)
         raise typer.Exit(DOES_NOT_FIT) from refusal
 
 

@@ -73,11 +73,21 @@ class NoChatTemplate(ModelError): ...
 
 
 class DoesNotFit(Never):
-    """Carries the bill that was too high, and the nearest plan that would fit, where there is one."""
+    """Carries the bill that was too high, the most frugal plan on the hardware asked about, which it belongs to, and
+    the nearest plan that would fit; each where there is one.
+    """
 
-    def __init__(self, message: str, *, bill: "tuple[BillItem, ...]" = (), plan: "Plan | None" = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        bill: "tuple[BillItem, ...]" = (),
+        closest: "Plan | None" = None,
+        plan: "Plan | None" = None,
+    ) -> None:
         super().__init__(message)
         self.bill = bill
+        self.closest = closest
         self.plan = plan
 
 

@@ -2,10 +2,14 @@
 
 from typing import Any, NamedTuple
 
+from tunesmith import hardware
 from tunesmith.artifacts import ModelSource, Plan, Resolved
 from tunesmith.memory.estimate import to_json
+from tunesmith.memory.plan import make_case, make_plan, on_smallest_card
+from tunesmith.memory.solve import Solution, solve
 from tunesmith.nearside import estimate_into
 from tunesmith.pipeline import lay_out
+from tunesmith.question import Question
 from tunesmith.resolve import resolve
 from tunesmith.serving import endpoint
 from tunesmith.specs.recipe import Recipe
@@ -25,9 +29,27 @@ class Planned(NamedTuple):
         return {"model": model, "jobs": self.jobs, "estimate": to_json(self.plan)}
 
 
-def estimate(recipe: Recipe, store: Store) -> Plan:
-    """The plan with its bill; raises DoesNotFit when there is none."""
-    return _plan(recipe, store)[1]
+class Estimated(NamedTuple):
+    """A plan, and what had to be found out beside it."""
+
+    plan: Plan
+    card: str | None = None
+    """The GPU it is for, where none was named and none is here."""
+    solved: Solution | None = None
+
+
+def estimate(question: Question, unknown: str | None = None) -> Estimated:
+    """The plan with its bill, and the largest value of `unknown` that fits; raises DoesNotFit when there is none."""
+    recipe, source, machine = question
+    if machine is None:
+        found = hardware.detect()
+        if found.device == "cpu" and not unknown:
+            return Estimated(*on_smallest_card(recipe, source))
+        machine = found
+    if unknown is None:
+        return Estimated(make_plan(recipe, source, machine))
+    solved = solve(unknown, make_case(recipe, source), hardware.available(recipe.hardware, machine))
+    return Estimated(solved.plan, solved=solved)
 
 
 def plan(recipe: Recipe, store: Store) -> Planned:

@@ -11,7 +11,7 @@ from rich.table import Table
 from tunesmith.artifacts import Plan
 from tunesmith.doctor import Finding
 from tunesmith.errors import DoesNotFit
-from tunesmith.forecast import Planned
+from tunesmith.forecast import Estimated, Planned
 from tunesmith.memory.estimate import to_json
 from tunesmith.memory.table import bill_table
 
@@ -47,25 +47,38 @@ def planned(laid_out: Planned, as_json: bool) -> None:
     for job in laid_out.jobs:
         table.add_row(job["stage"], job["room"], "yes" if job["done"] else "")
     _out.print(table)
-    estimated(laid_out.plan, as_json=False)
+    plan_report(laid_out.plan)
 
 
-def estimated(plan: Plan, as_json: bool) -> None:
+def estimated(found: Estimated, as_json: bool, seconds: float) -> None:
+    """The bill, the rungs that did not fit, and the decision."""
+    solved = {found.solved.unknown: found.solved.value} if found.solved else None
     if as_json:
-        json_line(to_json(plan))
+        json_line({**to_json(found.plan), "card": found.card, "solved": solved, "seconds": round(seconds, 3)})
         return
+    plan_report(found.plan)
+    if found.card:
+        _out.print(f"No GPU here and none named: planned for {found.card}.", soft_wrap=True)
+    for name, value in (solved or {}).items():
+        _out.print(f"[bold]{name} {value}[/] is the {'least' if name == 'gpus' else 'largest'} that fits.")
+
+
+def plan_report(plan: Plan) -> None:
     _out.print(bill_table(plan.bill))
+    for rung in plan.rejected:
+        _out.print(f"[dim]not {escape(rung.plan)}: {escape(rung.why)}[/]", soft_wrap=True, highlight=False)
     _out.print(plan.summary, soft_wrap=True)
 
 
-def refusal(refused: DoesNotFit, as_json: bool) -> None:
+def refusal(refused: DoesNotFit, as_json: bool, seconds: float) -> None:
     """The bill of what does not fit, and why."""
-    if as_json:
-        bill = [{"phase": item.phase, "item": item.item, "gib": item.bytes / 2**30} for item in refused.bill]
-        json_line({"fits": False, "message": refused.message, "bill": bill})
+    if not as_json:
+        _out.print(bill_table(refused.bill))
+        error(refused.message)
         return
-    _out.print(bill_table(refused.bill))
-    error(refused.message)
+    shown = refused.closest or refused.plan
+    facts = to_json(shown) if shown else {"bill": []}
+    json_line({**facts, "fits": False, "message": refused.message, "seconds": round(seconds, 3)})
 
 
 def status_report(facts: dict[str, Any]) -> None:

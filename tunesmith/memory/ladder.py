@@ -63,7 +63,7 @@ def micro_batches(train: TrainSpec, world_size: int) -> Iterator[tuple[int, int]
 def _step(rung: Rung, train: TrainSpec, device: DeviceKind, micro: int, accumulation: int, recomputed: bool) -> Step:
     return Step(
         method=rung.method,
-        arithmetic=arithmetic(train, device),
+        arithmetic="bf16" if rung.parallel.is_zero and device == "cuda" else arithmetic(train, device),
         micro_batch_size=micro,
         gradient_checkpointing=recomputed,
         accumulates=accumulation > 1,
