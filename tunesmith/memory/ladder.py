@@ -15,6 +15,9 @@ from tunesmith.memory.step import Arithmetic, Attention, Loss, Optimizer, Step
 from tunesmith.specs.parallel import Strategy
 from tunesmith.specs.train import AutoAdapter, Full, QLora, SettledTrain, TrainSpec
 
+_SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+"""Keys of config.json: Gemma 2, Cohere, Granite, Falcon-H1."""
+
 
 class Rung(NamedTuple):
     """One way of saving memory; micro-batch and checkpointing are still open."""
@@ -31,7 +34,7 @@ def rungs(case: Case, hardware: Hardware) -> Iterator[Rung]:
     train, method = case.recipe.train, _asked(case.recipe.train)
     rung = Rung("as asked", method, _loss(train), _optimizer(train), _parallel(case, hardware, "ddp"))
     yield rung
-    if train.loss == "auto":
+    if train.loss == "auto" and not _scales_logits(case):
         yield (rung := rung._replace(name="chunked loss", loss="chunked"))
     if train.optimizer == "auto" and hardware.device == "cuda":
         yield (rung := rung._replace(name="8-bit optimizer states", optimizer="adamw_8bit"))
@@ -116,6 +119,11 @@ def _parallel(case: Case, hardware: Hardware, wished: Strategy) -> Parallel:
     if world_size == 1 and strategy in ("ddp", "single"):
         strategy = "single"
     return Parallel(strategy=strategy, world_size=world_size, offload=offload)
+
+
+def _scales_logits(case: Case) -> bool:
+    """Whether the model changes its logits after the head, where a loss in pieces would not see it."""
+    return any(case.source.config.get(key) for key in _SCALED_LOGITS)
 
 
 def _asked(train: SettledTrain | AutoAdapter) -> SettledTrain:

@@ -19,6 +19,7 @@ from tunesmith.specs.train import SettledTrain
 from tunesmith.stages.chat import load_tokenizer
 from tunesmith.stages.train.checkpoints import SealCheckpoints, newest_whole
 from tunesmith.stages.train.data import Collator, Rows, load_rows
+from tunesmith.stages.train.loss import ChunkedLoss
 from tunesmith.stages.train.model import load_model
 from tunesmith.stages.train.progress import LOG_STEPS, Progress, mean_loss
 from tunesmith.worker import Made, Room
@@ -51,6 +52,7 @@ def train(job: TrainJob, room: Room) -> Made:
         args=_arguments(job.spec, job.plan, room.scratch / "checkpoints"),
         train_dataset=rows,
         data_collator=Collator(tokenizer.pad_token_id),
+        compute_loss_func=ChunkedLoss(model, job.plan.step.arithmetic == "amp") if _in_pieces(job.plan) else None,
         callbacks=[SealCheckpoints(), progress],
     )
     trainer.remove_callback(PrinterCallback)
@@ -58,6 +60,10 @@ def train(job: TrainJob, room: Room) -> Made:
     tuned = expected_tuned(job)
     _save(model, tokenizer, tuned, room.out)
     return Made(tuned, _figures(trainer, progress, rows, job.plan))
+
+
+def _in_pieces(plan: Plan) -> bool:
+    return plan.step.loss == "chunked"
 
 
 def _check_batch(spec: SettledTrain, plan: Plan) -> None:
