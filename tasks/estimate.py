@@ -20,6 +20,7 @@ def estimate(run: Run, resolved: Resolved) -> Plan:
         raise
     plan = outcome.artifact
     assert isinstance(plan, Plan)
+    run.plan = plan
     run.record("estimate", outcome)
     create_markdown_artifact(bill_markdown(plan.bill, plan), key="bill", description=plan.summary)
     get_run_logger().info(plan.summary)

@@ -57,11 +57,15 @@ def finished_dataset(store: Store, train_rows: Sequence[Row], heldout_rows: Sequ
 
 
 def cpu_plan(
-    store: Store, micro_batch_size: int = 4, accumulation_steps: int = 1, gradient_checkpointing: bool = False
+    store: Store,
+    micro_batch_size: int = 4,
+    accumulation_steps: int = 1,
+    gradient_checkpointing: bool = False,
+    **kernels: Any,
 ) -> Plan:
     """A plan for this machine's host memory with room to spare, as the estimate leaves one behind."""
     plan = Plan(
-        fingerprint=fingerprint("plan", micro_batch_size, accumulation_steps, gradient_checkpointing),
+        fingerprint=fingerprint("plan", micro_batch_size, accumulation_steps, gradient_checkpointing, kernels),
         device="cpu",
         step=Step(
             method=Full(max_steps=1),
@@ -69,6 +73,7 @@ def cpu_plan(
             micro_batch_size=micro_batch_size,
             gradient_checkpointing=gradient_checkpointing,
             accumulates=accumulation_steps > 1,
+            **kernels,
         ),
         accumulation_steps=accumulation_steps,
         low_bytes=1 << 30,

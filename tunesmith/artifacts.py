@@ -140,6 +140,16 @@ class Plan(Artifact):
         """Of frozen weights and of the arithmetic."""
         return "fp32" if self.step.arithmetic == "fp32" else "bf16"
 
+    def interval(self, phase: str) -> tuple[int, int]:
+        """Bytes that a phase takes on its device, without and with what the allocator wastes; zeros if not billed."""
+        items = [item for item in self.bill if item.phase == phase and item.place == "device"]
+        return sum(item.bytes for item in items if item.kind != "slack"), sum(item.bytes for item in items)
+
+    def allocated(self, phase: str) -> int:
+        """Bytes of the phase's tensors on its device."""
+        items = (item for item in self.bill if item.phase == phase and item.place == "device")
+        return sum(item.bytes for item in items if item.kind == "allocated")
+
 
 class ModelSnapshot(Artifact):
     """A base model on disk, verified."""

@@ -52,12 +52,14 @@ def plan(
 
 @app.command()
 def estimate(
-    target: Annotated[str, typer.Argument(metavar="RECIPE|MODEL|DIR", help="A recipe, a repo, or a model's folder.")],
+    target: Annotated[str, typer.Argument(metavar="RECIPE|MODEL|DIR", help="Or a model's folder.")] = "",
     settings: SetOption = [],  # noqa: B006
     gpus: Annotated[int | None, typer.Option(help="GPUs to plan for.")] = None,
     gpu_memory: Annotated[float | None, typer.Option(metavar="GIB", help="Memory of each.")] = None,
     gpu: Annotated[str | None, typer.Option(metavar="NAME", help="Or its name, such as A100-80G.")] = None,
     solve: Annotated[str | None, typer.Option(metavar="KEY", help="Largest max_length, rank, … that fits.")] = None,
+    ledger: Annotated[bool, typer.Option("--ledger", help="What was predicted so far, and what was seen.")] = False,
+    store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the memory bill and the plan, without a GPU and without weights; exit code 3 when nothing fits."""
@@ -65,6 +67,8 @@ def estimate(
     from tunesmith.question import Machine, pose
     from tunesmith.specs.load import parse_overrides
 
+    if ledger:
+        return show.ledger(forecast.ledger(_store(store)), as_json)
     began = time.monotonic()
     try:
         question = pose(target, parse_overrides(settings), Machine(gpus, gpu_memory, gpu))

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from tunesmith import hardware
 from tunesmith.artifacts import ModelSource, Plan, Resolved
+from tunesmith.ledger import Entry, entries
 from tunesmith.memory.estimate import to_json
 from tunesmith.memory.plan import make_case, make_plan, on_smallest_card
 from tunesmith.memory.solve import Solution, solve
@@ -60,6 +61,11 @@ def plan(recipe: Recipe, store: Store) -> Planned:
         for name, job in lay_out(recipe, resolved, planned)
     ]
     return Planned(resolved.model, jobs, planned)
+
+
+def ledger(store: Store) -> list[Entry]:
+    """What was predicted for every stage that ran in the store, and what was seen."""
+    return list(entries(store))
 
 
 def status(store: Store) -> dict[str, Any]:

@@ -56,6 +56,8 @@ def pose(target: str, settings: dict[str, Any], machine: Machine) -> Question:
 
 def _subject(target: str, settings: dict[str, Any]) -> tuple[Recipe, ModelSource | None]:
     """The recipe, and the source where the target is no recipe itself."""
+    if not target:
+        raise RecipeError("Name what to estimate: a recipe, a repo such as Qwen/Qwen2.5-7B-Instruct, or a folder.")
     folder = Path(target).expanduser()
     if folder.is_dir():
         return _bare("folder", {"path": str(folder.resolve())}, settings), folder_source(folder)

@@ -12,6 +12,7 @@ from tunesmith.artifacts import Plan
 from tunesmith.doctor import Finding
 from tunesmith.errors import DoesNotFit
 from tunesmith.forecast import Estimated, Planned
+from tunesmith.ledger import Entry
 from tunesmith.memory.estimate import to_json
 from tunesmith.memory.table import bill_table
 
@@ -79,6 +80,18 @@ def refusal(refused: DoesNotFit, as_json: bool, seconds: float) -> None:
     shown = refused.closest or refused.plan
     facts = to_json(shown) if shown else {"bill": []}
     json_line({**facts, "fits": False, "message": refused.message, "seconds": round(seconds, 3)})
+
+
+def ledger(found: Sequence[Entry], as_json: bool) -> None:
+    if as_json:
+        json_line([{**one._asdict(), "error": round(one.error, 4)} for one in found])
+        return
+    table = Table("phase", "device", "predicted, GiB", "seen, GiB", "outside by", "plan")
+    for one in found:
+        interval = f"{one.low_bytes / 2**30:.2f} to {one.high_bytes / 2**30:.2f}"
+        seen, off = f"{one.seen_bytes / 2**30:.2f}", f"{one.error:+.1%}" if one.error else ""
+        table.add_row(one.phase, one.device, interval, seen, off, escape(one.summary))
+    _out.print(table)
 
 
 def status_report(facts: dict[str, Any]) -> None:

@@ -162,6 +162,9 @@ def results(bench: Bench) -> dict[str, Any]:
     bench.add("in_parts", spec(seed=0, micro_batch_size=1), micro_batch_size=1, accumulation_steps=4)
     bench.add("epochs", spec(max_steps=None, epochs=2.0, batch_size=8), micro_batch_size=4, accumulation_steps=2)
     bench.add("checkpointed", spec(warmup_ratio=0.1), gradient_checkpointing=True)
+    bench.add("chunked", spec(loss="chunked"), loss="chunked")
+    bench.add("eager", spec(attention="eager"), attention="eager")
+    bench.add("foreach", spec(optimizer="adamw_foreach"), optimizer="adamw_foreach")
     bench.add("qlora", spec(QLora, rank=4))
     bench.add("full", spec(Full))
     bench.add("named_targets", spec(targets=("q_proj", "layers.1.mlp.up_proj")))
@@ -180,6 +183,12 @@ def test_accumulation_does_not_change_what_is_learnt(results: dict[str, Any]) ->
     """The loss is a mean over the tokens of the effective batch, whatever parts it is computed in."""
     at_once, in_parts = (results[name]["metrics"]["train_loss"] for name in ("at_once", "in_parts"))
     assert at_once == pytest.approx(in_parts, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["chunked", "eager", "foreach"])
+def test_how_it_is_computed_does_not_change_what_is_learnt(results: dict[str, Any], name: str) -> None:
+    one, other = (results[name]["metrics"]["train_loss"] for name in ("at_once", name))
+    assert one == pytest.approx(other, rel=1e-4)
 
 
 def test_an_epoch_is_every_row_once(results: dict[str, Any]) -> None:

@@ -164,6 +164,7 @@ def _figures(trainer: Trainer, progress: Progress, rows: Rows, plan: Plan) -> di
     }
     if plan.device == "cuda":
         figures["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+        figures["peak_gpu_reserved_bytes"] = torch.cuda.max_memory_reserved()
     return figures
 
 
