@@ -9,6 +9,8 @@ from tunesmith.runner import Outcome
 from tunesmith.store import Store
 
 _FILE = "ledger.jsonl"
+_PHASES = ("train", "merge", "quantize", "evaluate")
+"""Those whose process is the one that holds the model; an engine outlives the stage that starts it."""
 _GPU_PEAK = "peak_gpu_bytes"
 """The metric of a stage's manifest that torch.cuda.max_memory_allocated gave."""
 
@@ -33,10 +35,10 @@ class Entry(NamedTuple):
 
 
 def note(store: Store, plan: Plan, phase: str, outcome: Outcome) -> None:
-    """Appends what a finished stage took; nothing for a stage the bill does not know, or that was done before."""
+    """Appends what a finished stage took; nothing for one that holds no model, or that was done before."""
     manifest = store.manifest(outcome.room)
     low, high = plan.interval(phase)
-    if outcome.cached or manifest is None or not high:
+    if outcome.cached or manifest is None or phase not in _PHASES:
         return
     seen = manifest.peak_bytes_seen
     if plan.device == "cuda":
