@@ -60,6 +60,7 @@ def estimate(
     solve: Annotated[str | None, typer.Option(metavar="KEY", help="Largest max_length, rank, … that fits.")] = None,
     ledger: Annotated[bool, typer.Option("--ledger", help="What was predicted so far, and what was seen.")] = False,
     store: StoreOption = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write it as a page with pictures.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the memory bill and the plan, without a GPU and without weights; exit code 3 when nothing fits."""
@@ -72,9 +73,9 @@ def estimate(
     began = time.monotonic()
     try:
         question = pose(target, parse_overrides(settings), Machine(gpus, gpu_memory, gpu))
-        show.estimated(forecast.estimate(question, solve), as_json, time.monotonic() - began)
+        show.estimated(forecast.estimate(question, solve), as_json, time.monotonic() - began, html)
     except DoesNotFit as refusal:
-        show.refusal(refusal, as_json, time.monotonic() - began)
+        show.refusal(refusal, as_json, time.monotonic() - began, html)
         raise typer.Exit(DOES_NOT_FIT) from refusal
 
 

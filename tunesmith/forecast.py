@@ -33,10 +33,19 @@ class Planned(NamedTuple):
 class Estimated(NamedTuple):
     """A plan, and what had to be found out beside it."""
 
+    question: Question
     plan: Plan
     card: str | None = None
     """The GPU it is for, where none was named and none is here."""
     solved: Solution | None = None
+
+    def notes(self) -> list[str]:
+        """What had to be found out, in sentences."""
+        found = [f"No GPU here and none named: planned for {self.card}."] if self.card else []
+        if self.solved:
+            unknown, value = self.solved.unknown, self.solved.value
+            found.append(f"{unknown} {value} is the {'least' if unknown == 'gpus' else 'largest'} that fits.")
+        return found
 
 
 def estimate(question: Question, unknown: str | None = None) -> Estimated:
@@ -45,12 +54,12 @@ def estimate(question: Question, unknown: str | None = None) -> Estimated:
     if machine is None:
         found = hardware.detect()
         if found.device == "cpu" and not unknown:
-            return Estimated(*on_smallest_card(recipe, source))
+            return Estimated(question, *on_smallest_card(recipe, source))
         machine = found
     if unknown is None:
-        return Estimated(make_plan(recipe, source, machine))
+        return Estimated(question, make_plan(recipe, source, machine))
     solved = solve(unknown, make_case(recipe, source), hardware.available(recipe.hardware, machine))
-    return Estimated(solved.plan, solved=solved)
+    return Estimated(question, solved.plan, solved=solved)
 
 
 def plan(recipe: Recipe, store: Store) -> Planned:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -10,11 +11,12 @@ from rich.table import Table
 
 from tunesmith.artifacts import Plan
 from tunesmith.doctor import Finding
-from tunesmith.errors import DoesNotFit
+from tunesmith.errors import DoesNotFit, StoreNotWritable
 from tunesmith.forecast import Estimated, Planned
 from tunesmith.ledger import Entry
 from tunesmith.memory.estimate import to_json
 from tunesmith.memory.table import bill_table
+from tunesmith.question import Question
 
 _out = Console()
 _err = Console(stderr=True)
@@ -51,17 +53,19 @@ def planned(laid_out: Planned, as_json: bool) -> None:
     plan_report(laid_out.plan)
 
 
-def estimated(found: Estimated, as_json: bool, seconds: float) -> None:
-    """The bill, the rungs that did not fit, and the decision."""
+def estimated(found: Estimated, as_json: bool, seconds: float, html: Path | None = None) -> None:
+    """The bill, the rungs that did not fit, and the decision; on a page too, where there is a file for it."""
+    if html:
+        _write_page(html, found.plan, found.notes(), found.question)
     solved = {found.solved.unknown: found.solved.value} if found.solved else None
     if as_json:
         json_line({**to_json(found.plan), "card": found.card, "solved": solved, "seconds": round(seconds, 3)})
         return
     plan_report(found.plan)
-    if found.card:
-        _out.print(f"No GPU here and none named: planned for {found.card}.", soft_wrap=True)
-    for name, value in (solved or {}).items():
-        _out.print(f"[bold]{name} {value}[/] is the {'least' if name == 'gpus' else 'largest'} that fits.")
+    for note in found.notes():
+        _out.print(escape(note), soft_wrap=True)
+    if html:
+        _out.print(f"Pictures: {escape(str(html))}", soft_wrap=True, highlight=False)
 
 
 def plan_report(plan: Plan) -> None:
@@ -71,13 +75,15 @@ def plan_report(plan: Plan) -> None:
     _out.print(plan.summary, soft_wrap=True)
 
 
-def refusal(refused: DoesNotFit, as_json: bool, seconds: float) -> None:
-    """The bill of what does not fit, and why."""
+def refusal(refused: DoesNotFit, as_json: bool, seconds: float, html: Path | None = None) -> None:
+    """The bill of what does not fit, and why; on a page too, where there is a file for it."""
+    shown = refused.closest or refused.plan
+    if html and shown:
+        _write_page(html, shown, [refused.message])
     if not as_json:
         _out.print(bill_table(refused.bill))
         error(refused.message)
         return
-    shown = refused.closest or refused.plan
     facts = to_json(shown) if shown else {"bill": []}
     json_line({**facts, "fits": False, "message": refused.message, "seconds": round(seconds, 3)})
 
@@ -114,6 +120,19 @@ def findings(found: Sequence[Finding], as_json: bool) -> None:
     for one in found:
         table.add_row(one.name, "[green]ok[/]" if one.ok else "[red]mend[/]", escape(one.detail))
     _out.print(table)
+
+
+def _write_page(path: Path, plan: Plan, notes: Sequence[str], question: Question | None = None) -> None:
+    """The plan as a page; raises StoreNotWritable with the reason."""
+    # Here, because no other command has a page and the template engine is slow to load.
+    from tunesmith.memory.page import page
+
+    headroom = question.recipe.hardware.headroom if question else None
+    text = page(plan, headroom=headroom, subject=question.source.repo if question else "", notes=notes)
+    try:
+        path.write_bytes(text.encode(errors="replace"))
+    except OSError as error:
+        raise StoreNotWritable(f"{path} cannot be written ({error.strerror}): name another file for --html.") from error
 
 
 def _served(status: dict[str, Any] | None) -> str:

@@ -1,6 +1,6 @@
 """The memory of one optimizer step, at its fullest moment."""
 
-from tunesmith.memory.activations import Kept, block_bytes
+from tunesmith.memory.activations import Kept, block_bytes, final_bytes
 from tunesmith.memory.constants import LOSS_BYTES, LOSS_CHUNK_TOKENS
 from tunesmith.memory.parallel import Held, States, held, optimizer_bytes, passing_bytes
 from tunesmith.memory.shape import ModelShape
@@ -19,20 +19,21 @@ def step_items(shape: ModelShape, step: Step) -> Items:
 def moments(shape: ModelShape, step: Step) -> dict[str, Items]:
     """Bytes by item at the moments when a step can be at its fullest.
 
-    The loss: everything kept for the backward pass, and the logits with their gradients. The last block: the head's
-    gradient, and the block's temporaries. The first block: all gradients, and its temporaries. The optimizer: all
-    gradients, and what its kernels need beside them.
+    The loss: everything kept for the backward pass, and the gradients of the logits. The last block: the head's
+    gradient, and the block's temporaries. The first block, then the embedding: all gradients, and their temporaries.
+    The optimizer: all gradients, and what its kernels need beside them.
     """
     kept = kept_by(shape, step)
     standing = standing_items(shape, step) | _passing_items(shape, step)
-    saved = {**_casts(shape, step), _activations_name(step): _saved_bytes(shape, step, kept)}
+    saved = {_activations_name(step): _saved_bytes(shape, step, kept)}
     gradients = {"gradients": _held(shape, step).gradients}
     work = {"one block's temporaries": _work_bytes(shape, step, kept)}
     before = gradients if step.accumulates else {}
     return {
-        "loss": standing | saved | before | {"logits and loss": loss_bytes(shape, step)},
-        "last block": standing | saved | (before or _head_gradient(shape, step)) | work,
-        "first block": standing | _casts(shape, step) | gradients | work,
+        "loss": standing | _casts(shape, step) | saved | before | {"logits and loss": loss_bytes(shape, step)},
+        "last block": standing | _casts(shape, step) | saved | (before or _head_gradient(shape, step)) | work,
+        "first block": standing | gradients | work,
+        "embedding": standing | gradients | {"the embedding's gradient": _embedding_bytes(shape, step)},
         "optimizer": standing | gradients | {"optimizer's temporaries": _foreach_bytes(shape, step)},
     }
 
@@ -68,12 +69,12 @@ def states(shape: ModelShape, step: Step) -> States:
     """What the training holds in all, whoever holds it."""
     trained = trained_params(shape, step.method)
     weights = total(weight_items(shape, step))
-    return States(weights, trained, trained * step.trained_bytes, _optimizer_bytes(trained, step))
+    return States(weights, trained, trained * step.trained_bytes, _optimizer_bytes(shape, trained, step))
 
 
 def host_bytes(shape: ModelShape, step: Step) -> int:
     """Host memory per GPU for what is offloaded."""
-    paged = _PER_STATE["adamw_8bit"] * trained_params(shape, step.method) if step.optimizer == "paged_adamw_8bit" else 0
+    paged = _8_BIT * trained_params(shape, step.method) if step.optimizer == "paged_adamw_8bit" else 0
     return _held(shape, step).host + int(paged)
 
 
@@ -89,14 +90,22 @@ def _passing_items(shape: ModelShape, step: Step) -> Items:
     return passing_bytes(step.parallel, states(shape, step), block, root, shape.hidden)
 
 
-_PER_STATE = {"adamw_8bit": 2 + 2 * 4 / 256, "paged_adamw_8bit": 0.0}
-"""Device bytes per trained number of block-wise 8-bit states (arXiv 2110.02861, section 2): two codes, and a float32
-maximum per 256 of each. Paged ones live in unified memory, which the allocator does not count."""
+_8_BIT = 2 + 2 * 4 / 256
+"""Bytes per trained number of block-wise 8-bit states (arXiv 2110.02861, section 2): two codes, and a float32 maximum
+per 256 of each. Paged ones live in unified memory, which the allocator does not count."""
 
 
-def _optimizer_bytes(trained: int, step: Step) -> int:
-    """AdamW's two moments in the trained precision, or in 8 bits; ZeRO's master copy and moments."""
-    plain = int(trained * _PER_STATE.get(step.optimizer, 2 * step.trained_bytes))
+def _optimizer_bytes(shape: ModelShape, trained: int, step: Step) -> int:
+    """AdamW's two moments in the trained precision, or in 8 bits; ZeRO's master copy and moments.
+
+    transformers keeps the embedding's states in float32 whatever the rest has.
+    """
+    plain = 2 * step.trained_bytes * trained
+    if step.optimizer == "adamw_8bit":
+        wide = shape.embedding_params if isinstance(step.method, Full) else 0
+        plain = 8 * wide + int(_8_BIT * (trained - wide))
+    if step.optimizer == "paged_adamw_8bit":
+        plain = 8 * shape.embedding_params if isinstance(step.method, Full) else 0
     return optimizer_bytes(trained, plain, step.parallel)
 
 
@@ -124,9 +133,9 @@ def trained_params(shape: ModelShape, method: Train) -> int:
 def loss_bytes(shape: ModelShape, step: Step) -> int:
     """Logits and their gradients, of all tokens or of one piece; the pieces' hidden states have a gradient too."""
     if step.loss == "full":
-        return LOSS_BYTES[step.arithmetic] * step.tokens * shape.vocab
+        return LOSS_BYTES * step.tokens * shape.vocab
     piece = min(step.tokens, LOSS_CHUNK_TOKENS)
-    return LOSS_BYTES[step.arithmetic] * piece * shape.vocab + 4 * step.tokens * shape.hidden
+    return LOSS_BYTES * piece * shape.vocab + 4 * step.tokens * shape.hidden
 
 
 def kept_by(shape: ModelShape, step: Step) -> Kept:
@@ -139,7 +148,8 @@ def kept_by(shape: ModelShape, step: Step) -> Kept:
         rank=adapter.rank if adapter else 0,
         dropout=bool(adapter and adapter.dropout),
         length=step.method.max_length,
-        padded=step.is_padded,
+        padded=step.is_padded and step.attention != "flash",
+        eager=step.attention == "eager",
     )
 
 
@@ -148,8 +158,9 @@ def _activations_name(step: Step) -> str:
 
 
 def _saved_bytes(shape: ModelShape, step: Step, kept: Kept) -> int:
+    """Of all blocks, and of the norm after them with the head's input."""
     each = kept.residual_bytes * shape.hidden if step.gradient_checkpointing else block_bytes(shape, kept)
-    return shape.layers * each * step.tokens
+    return (shape.layers * each + final_bytes(shape, kept)) * step.tokens
 
 
 def _work_bytes(shape: ModelShape, step: Step, kept: Kept) -> int:
@@ -171,13 +182,26 @@ def _casts(shape: ModelShape, step: Step) -> Items:
 
 
 def _cast_bytes(shape: ModelShape, step: Step) -> int:
-    """16-bit copies that autocast makes of float32 weights and that the backward pass needs."""
+    """16-bit copies that autocast makes of float32 weights and that the backward pass needs.
+
+    A checkpointed block makes its own again; the head's outlives the forward pass.
+    """
     if step.arithmetic != "amp":
         return 0
-    if isinstance(step.method, Full):
-        return 2 * (shape.linear_weights + shape.embedding_params)
-    head = shape.embedding_params if step.is_nf4 else 0
-    return 2 * (trained_params(shape, step.method) + head)
+    head = shape.embedding_params if isinstance(step.method, Full) or step.is_nf4 else 0
+    if step.gradient_checkpointing:
+        return 2 * head
+    blocks = shape.linear_weights if isinstance(step.method, Full) else trained_params(shape, step.method)
+    return 2 * (blocks + head)
+
+
+def _embedding_bytes(shape: ModelShape, step: Step) -> int:
+    """A tied embedding has a second gradient, from the head, and autograd adds the two into a third where both are of
+    one precision; autocast's is there in float32 already.
+    """
+    if not isinstance(step.method, Full) or not shape.tied:
+        return 0
+    return (1 if step.arithmetic == "amp" else 2) * step.trained_bytes * shape.embedding_params
 
 
 def _named(number_bytes: int) -> str:
