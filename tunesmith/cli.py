@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunesmith.errors import DoesNotFit
+from tunesmith.errors import BillDiffers, DoesNotFit
 from tunesmith.foreign import translate
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
@@ -60,6 +60,7 @@ def estimate(
     solve: Annotated[str | None, typer.Option(metavar="KEY", help="Largest max_length, rank, … that fits.")] = None,
     ledger: Annotated[bool, typer.Option("--ledger", help="What was predicted so far, and what was seen.")] = False,
     store: StoreOption = None,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Run the step without weights and compare.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write it as a page with pictures.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -73,7 +74,11 @@ def estimate(
     began = time.monotonic()
     try:
         question = pose(target, parse_overrides(settings), Machine(gpus, gpu_memory, gpu))
-        show.estimated(forecast.estimate(question, solve), as_json, time.monotonic() - began, html)
+        found = forecast.estimate(question, solve)
+        found = forecast.confirmed(found, _store(store)) if simulate else found
+        show.estimated(found, as_json, time.monotonic() - began, html)
+        if found.confirmation and (objection := found.confirmation.objection):
+            raise BillDiffers(objection)
     except DoesNotFit as refusal:
         show.refusal(refusal, as_json, time.monotonic() - began, html)
         raise typer.Exit(DOES_NOT_FIT) from refusal

@@ -10,6 +10,7 @@ TunesmithError
 │   │   ├── OnlyPickles          no safetensors in the repo
 │   │   └── NoChatTemplate       the tokenizer cannot render chat rows
 │   ├── DoesNotFit           the estimate says it will not fit the hardware
+│   ├── BillDiffers          the bill and the simulation of the same step do not agree
 │   ├── GroupSizeError       the quantization group does not divide the model's width
 │   ├── GateFailed           the evaluation gate of the recipe did not hold
 │   ├── DiskFull             no space left; finished stages stay
@@ -89,6 +90,9 @@ class DoesNotFit(Never):
         self.bill = bill
         self.closest = closest
         self.plan = plan
+
+
+class BillDiffers(Never): ...
 
 
 class GroupSizeError(Never): ...

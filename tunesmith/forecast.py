@@ -2,9 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from tunesmith import hardware
-from tunesmith.artifacts import ModelSource, Plan, Resolved
+from tunesmith import hardware, runner
+from tunesmith.artifacts import ModelSource, Plan, Resolved, Simulation
 from tunesmith.ledger import Entry, entries
+from tunesmith.memory.confirm import Confirmation, simulate_job
 from tunesmith.memory.estimate import to_json
 from tunesmith.memory.plan import make_case, make_plan, on_smallest_card
 from tunesmith.memory.solve import Solution, solve
@@ -38,6 +39,8 @@ class Estimated(NamedTuple):
     card: str | None = None
     """The GPU it is for, where none was named and none is here."""
     solved: Solution | None = None
+    confirmation: Confirmation | None = None
+    """Where it was asked for: the bill of the training step beside its simulation."""
 
     def notes(self) -> list[str]:
         """What had to be found out, in sentences."""
@@ -45,6 +48,8 @@ class Estimated(NamedTuple):
         if self.solved:
             unknown, value = self.solved.unknown, self.solved.value
             found.append(f"{unknown} {value} is the {'least' if unknown == 'gpus' else 'largest'} that fits.")
+        if self.confirmation:
+            found.append(self.confirmation.summary)
         return found
 
 
@@ -60,6 +65,14 @@ def estimate(question: Question, unknown: str | None = None) -> Estimated:
         return Estimated(question, make_plan(recipe, source, machine))
     solved = solve(unknown, make_case(recipe, source), hardware.available(recipe.hardware, machine))
     return Estimated(question, solved.plan, solved=solved)
+
+
+def confirmed(found: Estimated, store: Store) -> Estimated:
+    """The same with its training step simulated in the train environment; raises what the simulate stage raises."""
+    job = simulate_job(found.question.recipe, found.question.source, found.plan)
+    simulation = runner.run(job, store).artifact
+    assert isinstance(simulation, Simulation)
+    return found._replace(confirmation=Confirmation(found.plan.allocated("train"), simulation))
 
 
 def plan(recipe: Recipe, store: Store) -> Planned:

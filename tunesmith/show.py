@@ -14,12 +14,19 @@ from tunesmith.doctor import Finding
 from tunesmith.errors import DoesNotFit, StoreNotWritable
 from tunesmith.forecast import Estimated, Planned
 from tunesmith.ledger import Entry
+from tunesmith.memory.confirm import Confirmation
 from tunesmith.memory.estimate import to_json
 from tunesmith.memory.table import bill_table
-from tunesmith.question import Question
 
 _out = Console()
 _err = Console(stderr=True)
+
+
+def page(plan: Plan, points: Any = None, **said: Any) -> str:
+    """The plan as HTML; imported late, since no other command has a page and the template engine is slow to load."""
+    from tunesmith.memory.page import page as render
+
+    return render(plan, points, **said)
 
 
 def json_line(facts: Any) -> None:
@@ -56,10 +63,11 @@ def planned(laid_out: Planned, as_json: bool) -> None:
 def estimated(found: Estimated, as_json: bool, seconds: float, html: Path | None = None) -> None:
     """The bill, the rungs that did not fit, and the decision; on a page too, where there is a file for it."""
     if html:
-        _write_page(html, found.plan, found.notes(), found.question)
+        _write_page(html, found)
     solved = {found.solved.unknown: found.solved.value} if found.solved else None
     if as_json:
-        json_line({**to_json(found.plan), "card": found.card, "solved": solved, "seconds": round(seconds, 3)})
+        facts = {**to_json(found.plan), "card": found.card, "solved": solved}
+        json_line({**facts, "simulation": _simulated(found.confirmation), "seconds": round(seconds, 3)})
         return
     plan_report(found.plan)
     for note in found.notes():
@@ -79,7 +87,7 @@ def refusal(refused: DoesNotFit, as_json: bool, seconds: float, html: Path | Non
     """The bill of what does not fit, and why; on a page too, where there is a file for it."""
     shown = refused.closest or refused.plan
     if html and shown:
-        _write_page(html, shown, [refused.message])
+        _save(html, page(shown, notes=[refused.message]))
     if not as_json:
         _out.print(bill_table(refused.bill))
         error(refused.message)
@@ -122,13 +130,36 @@ def findings(found: Sequence[Finding], as_json: bool) -> None:
     _out.print(table)
 
 
-def _write_page(path: Path, plan: Plan, notes: Sequence[str], question: Question | None = None) -> None:
-    """The plan as a page; raises StoreNotWritable with the reason."""
-    # Here, because no other command has a page and the template engine is slow to load.
-    from tunesmith.memory.page import page
+def _simulated(confirmation: Confirmation | None) -> dict[str, Any] | None:
+    """The simulation as facts; memory in GiB."""
+    if confirmation is None:
+        return None
+    simulation = confirmation.simulation
+    peaks = {"forward_backward": simulation.forward_backward, "optimizer": simulation.optimizer}
+    return {
+        "error": round(confirmation.error, 5),
+        "events": simulation.events,
+        "versions": simulation.versions,
+        **{
+            name: {
+                "allocated_gib": peak.allocated_bytes / 2**30,
+                "reserved_native_gib": peak.reserved_native_bytes / 2**30,
+                "reserved_expandable_gib": peak.reserved_expandable_bytes / 2**30,
+                "owners_gib": {owner: size / 2**30 for owner, size in peak.owners.items()},
+            }
+            for name, peak in peaks.items()
+        },
+    }
 
-    headroom = question.recipe.hardware.headroom if question else None
-    text = page(plan, headroom=headroom, subject=question.source.repo if question else "", notes=notes)
+
+def _write_page(path: Path, found: Estimated) -> None:
+    points = found.confirmation.simulation.timeline if found.confirmation else None
+    recipe, source = found.question.recipe, found.question.source
+    _save(path, page(found.plan, points, headroom=recipe.hardware.headroom, subject=source.repo, notes=found.notes()))
+
+
+def _save(path: Path, text: str) -> None:
+    """Raises StoreNotWritable with the reason."""
     try:
         path.write_bytes(text.encode(errors="replace"))
     except OSError as error:
