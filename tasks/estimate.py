@@ -7,6 +7,7 @@ from tasks.retry import SHORT
 from tasks.run import Run
 from tunesmith.artifacts import Plan, Resolved
 from tunesmith.errors import DoesNotFit
+from tunesmith.memory.picture import bill_image
 from tunesmith.memory.table import bill_markdown
 from tunesmith.nearside import estimate_into
 
@@ -16,11 +17,14 @@ def estimate(run: Run, resolved: Resolved) -> Plan:
     try:
         outcome = estimate_into(run.store, run.recipe, resolved)
     except DoesNotFit as refusal:
-        create_markdown_artifact(bill_markdown(refusal.bill, refusal.plan), key="bill", description=refusal.message)
+        shown = bill_image(refusal.closest) + bill_markdown(refusal.bill, refusal.plan)
+        create_markdown_artifact(shown, key="bill", description=refusal.message)
         raise
     plan = outcome.artifact
     assert isinstance(plan, Plan)
+    run.plan = plan
     run.record("estimate", outcome)
-    create_markdown_artifact(bill_markdown(plan.bill, plan), key="bill", description=plan.summary)
+    shown = bill_image(plan, run.recipe.hardware.headroom) + bill_markdown(plan.bill, plan)
+    create_markdown_artifact(shown, key="bill", description=plan.summary)
     get_run_logger().info(plan.summary)
     return plan

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tunesmith.artifacts import Evaluation, Release
+from tunesmith.artifacts import Evaluation, Plan, Release
 from tunesmith.pipeline import STAGE_ORDER
 from tunesmith.places import store_root
 from tunesmith.runner import Outcome
@@ -30,6 +30,7 @@ class Run:
         self.recipe = load_recipe(recipe, overrides)
         self.store = Store(Path(store) if store else store_root()).open()
         self.records: dict[str, StageRecord] = {}
+        self.plan: Plan | None = None
         self.evaluation: Evaluation | None = None
         self.release: Release | None = None
 

@@ -11,7 +11,9 @@ from typing import Any
 from tunesmith.artifacts import Dataset, ModelSnapshot, Plan
 from tunesmith.conclude import conclude
 from tunesmith.environments import CHECKOUT, interpreter
+from tunesmith.memory.step import Step
 from tunesmith.specs.spec import fingerprint
+from tunesmith.specs.train import Full
 from tunesmith.store import OUT, Store, list_files
 
 Row = dict[str, list[dict[str, str]]]
@@ -55,16 +57,26 @@ def finished_dataset(store: Store, train_rows: Sequence[Row], heldout_rows: Sequ
 
 
 def cpu_plan(
-    store: Store, micro_batch_size: int = 4, accumulation_steps: int = 1, gradient_checkpointing: bool = False
+    store: Store,
+    micro_batch_size: int = 4,
+    accumulation_steps: int = 1,
+    gradient_checkpointing: bool = False,
+    **kernels: Any,
 ) -> Plan:
     """A plan for this machine's host memory with room to spare, as the estimate leaves one behind."""
     plan = Plan(
-        fingerprint=fingerprint("plan", micro_batch_size, accumulation_steps, gradient_checkpointing),
+        fingerprint=fingerprint("plan", micro_batch_size, accumulation_steps, gradient_checkpointing, kernels),
         device="cpu",
-        precision="fp32",
-        micro_batch_size=micro_batch_size,
+        step=Step(
+            method=Full(max_steps=1),
+            arithmetic="fp32",
+            micro_batch_size=micro_batch_size,
+            gradient_checkpointing=gradient_checkpointing,
+            accumulates=accumulation_steps > 1,
+            **kernels,
+        ),
         accumulation_steps=accumulation_steps,
-        gradient_checkpointing=gradient_checkpointing,
+        low_bytes=1 << 30,
         peak_bytes=1 << 30,
         budget_bytes=8 << 30,
         bill=(),

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from tunesmith.memory.step import Step
 from tunesmith.specs.spec import Spec, Where
 
 
@@ -84,6 +85,18 @@ class BillItem(Spec):
     bytes: int
     place: Literal["device", "host"] = "device"
     """Whose memory; on a CPU the host is the device."""
+    kind: Literal["allocated", "slack", "context"] = "allocated"
+    """What tensors take; what an allocator holds beyond them; what is gone before the first tensor."""
+
+
+class Rejected(Spec):
+    """A rung of the ladder that was tried and did not fit."""
+
+    plan: str
+    """What was tried, in words."""
+    high_bytes: int
+    """The least it would have taken in the phase that is too full."""
+    why: str
 
 
 class Plan(Artifact):
@@ -91,12 +104,13 @@ class Plan(Artifact):
 
     type: Literal["plan"] = "plan"
     device: Literal["cuda", "cpu"]
-    precision: Literal["fp32", "bf16"]
-    micro_batch_size: int
+    step: Step
+    """One micro-batch: method, precision, kernels, sharding."""
     accumulation_steps: int
-    gradient_checkpointing: bool
+    low_bytes: int
+    """Predicted in the fullest phase, if the allocator wasted nothing."""
     peak_bytes: int
-    """Predicted, on the fullest device, over all phases."""
+    """Predicted, on the fullest device, over all phases; what is planned on."""
     budget_bytes: int
     """What the device has, less the headroom."""
     bill: tuple[BillItem, ...]
@@ -104,6 +118,37 @@ class Plan(Artifact):
     """What the store will grow by at most."""
     summary: str
     """One line with the numbers of the decision."""
+    rejected: tuple[Rejected, ...] = ()
+    """Rungs before this one, in the order they were tried."""
+    transfer_seconds: float = 0.0
+    """What offloading adds to an optimizer step."""
+    kv_tokens: int = 0
+    """Tokens of KV cache the server has room for."""
+    max_sequences: int = 0
+    """Full-length sequences among them."""
+
+    @property
+    def micro_batch_size(self) -> int:
+        return self.step.micro_batch_size
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        return self.step.gradient_checkpointing
+
+    @property
+    def precision(self) -> Literal["fp32", "bf16"]:
+        """Of frozen weights and of the arithmetic."""
+        return "fp32" if self.step.arithmetic == "fp32" else "bf16"
+
+    def interval(self, phase: str) -> tuple[int, int]:
+        """Bytes that a phase takes on its device, without and with what the allocator wastes; zeros if not billed."""
+        items = [item for item in self.bill if item.phase == phase and item.place == "device"]
+        return sum(item.bytes for item in items if item.kind != "slack"), sum(item.bytes for item in items)
+
+    def allocated(self, phase: str) -> int:
+        """Bytes of the phase's tensors on its device."""
+        items = (item for item in self.bill if item.phase == phase and item.place == "device")
+        return sum(item.bytes for item in items if item.kind == "allocated")
 
 
 class ModelSnapshot(Artifact):

@@ -1,12 +1,13 @@
 """The `tunesmith` command: each command says what it does in its help; facts come as a table, or with --json."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tunesmith.errors import DoesNotFit
+from tunesmith.errors import BillDiffers, DoesNotFit
 from tunesmith.foreign import translate
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
@@ -51,15 +52,35 @@ def plan(
 
 @app.command()
 def estimate(
-    recipe: RecipeArg, settings: SetOption = [], store: StoreOption = None, as_json: JsonOption = False  # noqa: B006
-) -> None:  # fmt: skip
-    """Show the memory bill and the plan; exit code 3 when nothing fits."""
+    target: Annotated[str, typer.Argument(metavar="RECIPE|MODEL|DIR", help="Or a model's folder.")] = "",
+    settings: SetOption = [],  # noqa: B006
+    gpus: Annotated[int | None, typer.Option(help="GPUs to plan for.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(metavar="GIB", help="Memory of each.")] = None,
+    gpu: Annotated[str | None, typer.Option(metavar="NAME", help="Or its name, such as A100-80G.")] = None,
+    solve: Annotated[str | None, typer.Option(metavar="KEY", help="Largest max_length, rank, … that fits.")] = None,
+    ledger: Annotated[bool, typer.Option("--ledger", help="What was predicted so far, and what was seen.")] = False,
+    store: StoreOption = None,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Run the step without weights and compare.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write it as a page with pictures.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the memory bill and the plan, without a GPU and without weights; exit code 3 when nothing fits."""
     from tunesmith import forecast, show
+    from tunesmith.question import Machine, pose
+    from tunesmith.specs.load import parse_overrides
 
+    if ledger:
+        return show.ledger(forecast.ledger(_store(store)), as_json)
+    began = time.monotonic()
     try:
-        show.estimated(forecast.estimate(_load(recipe, settings), _store(store)), as_json)
+        question = pose(target, parse_overrides(settings), Machine(gpus, gpu_memory, gpu))
+        found = forecast.estimate(question, solve)
+        found = forecast.confirmed(found, _store(store)) if simulate else found
+        show.estimated(found, as_json, time.monotonic() - began, html)
+        if found.confirmation and (objection := found.confirmation.objection):
+            raise BillDiffers(objection)
     except DoesNotFit as refusal:
-        show.refusal(refusal, as_json)
+        show.refusal(refusal, as_json, time.monotonic() - began, html)
         raise typer.Exit(DOES_NOT_FIT) from refusal
 
 

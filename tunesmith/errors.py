@@ -10,6 +10,7 @@ TunesmithError
 │   │   ├── OnlyPickles          no safetensors in the repo
 │   │   └── NoChatTemplate       the tokenizer cannot render chat rows
 │   ├── DoesNotFit           the estimate says it will not fit the hardware
+│   ├── BillDiffers          the bill and the simulation of the same step do not agree
 │   ├── GroupSizeError       the quantization group does not divide the model's width
 │   ├── GateFailed           the evaluation gate of the recipe did not hold
 │   ├── DiskFull             no space left; finished stages stay
@@ -73,12 +74,25 @@ class NoChatTemplate(ModelError): ...
 
 
 class DoesNotFit(Never):
-    """Carries the bill that was too high, and the nearest plan that would fit, where there is one."""
+    """Carries the bill that was too high, the most frugal plan on the hardware asked about, which it belongs to, and
+    the nearest plan that would fit; each where there is one.
+    """
 
-    def __init__(self, message: str, *, bill: "tuple[BillItem, ...]" = (), plan: "Plan | None" = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        bill: "tuple[BillItem, ...]" = (),
+        closest: "Plan | None" = None,
+        plan: "Plan | None" = None,
+    ) -> None:
         super().__init__(message)
         self.bill = bill
+        self.closest = closest
         self.plan = plan
+
+
+class BillDiffers(Never): ...
 
 
 class GroupSizeError(Never): ...

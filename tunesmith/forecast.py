@@ -2,10 +2,16 @@
 
 from typing import Any, NamedTuple
 
-from tunesmith.artifacts import ModelSource, Plan, Resolved
+from tunesmith import hardware, runner
+from tunesmith.artifacts import ModelSource, Plan, Resolved, Simulation
+from tunesmith.ledger import Entry, entries
+from tunesmith.memory.confirm import Confirmation, simulate_job
 from tunesmith.memory.estimate import to_json
+from tunesmith.memory.plan import make_case, make_plan, on_smallest_card
+from tunesmith.memory.solve import Solution, solve
 from tunesmith.nearside import estimate_into
 from tunesmith.pipeline import lay_out
+from tunesmith.question import Question
 from tunesmith.resolve import resolve
 from tunesmith.serving import endpoint
 from tunesmith.specs.recipe import Recipe
@@ -25,9 +31,48 @@ class Planned(NamedTuple):
         return {"model": model, "jobs": self.jobs, "estimate": to_json(self.plan)}
 
 
-def estimate(recipe: Recipe, store: Store) -> Plan:
-    """The plan with its bill; raises DoesNotFit when there is none."""
-    return _plan(recipe, store)[1]
+class Estimated(NamedTuple):
+    """A plan, and what had to be found out beside it."""
+
+    question: Question
+    plan: Plan
+    card: str | None = None
+    """The GPU it is for, where none was named and none is here."""
+    solved: Solution | None = None
+    confirmation: Confirmation | None = None
+    """Where it was asked for: the bill of the training step beside its simulation."""
+
+    def notes(self) -> list[str]:
+        """What had to be found out, in sentences."""
+        found = [f"No GPU here and none named: planned for {self.card}."] if self.card else []
+        if self.solved:
+            unknown, value = self.solved.unknown, self.solved.value
+            found.append(f"{unknown} {value} is the {'least' if unknown == 'gpus' else 'largest'} that fits.")
+        if self.confirmation:
+            found.append(self.confirmation.summary)
+        return found
+
+
+def estimate(question: Question, unknown: str | None = None) -> Estimated:
+    """The plan with its bill, and the largest value of `unknown` that fits; raises DoesNotFit when there is none."""
+    recipe, source, machine = question
+    if machine is None:
+        found = hardware.detect()
+        if found.device == "cpu" and not unknown:
+            return Estimated(question, *on_smallest_card(recipe, source))
+        machine = found
+    if unknown is None:
+        return Estimated(question, make_plan(recipe, source, machine))
+    solved = solve(unknown, make_case(recipe, source), hardware.available(recipe.hardware, machine))
+    return Estimated(question, solved.plan, solved=solved)
+
+
+def confirmed(found: Estimated, store: Store) -> Estimated:
+    """The same with its training step simulated in the train environment; raises what the simulate stage raises."""
+    job = simulate_job(found.question.recipe, found.question.source, found.plan)
+    simulation = runner.run(job, store).artifact
+    assert isinstance(simulation, Simulation)
+    return found._replace(confirmation=Confirmation(found.plan.allocated("train"), simulation))
 
 
 def plan(recipe: Recipe, store: Store) -> Planned:
@@ -38,6 +83,11 @@ def plan(recipe: Recipe, store: Store) -> Planned:
         for name, job in lay_out(recipe, resolved, planned)
     ]
     return Planned(resolved.model, jobs, planned)
+
+
+def ledger(store: Store) -> list[Entry]:
+    """What was predicted for every stage that ran in the store, and what was seen."""
+    return list(entries(store))
 
 
 def status(store: Store) -> dict[str, Any]:

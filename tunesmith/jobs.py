@@ -20,7 +20,7 @@ from tunesmith.specs.evaluate import EvaluateSpec
 from tunesmith.specs.quantize import Gptq
 from tunesmith.specs.serve import Serve
 from tunesmith.specs.spec import Spec, Where, fingerprint
-from tunesmith.specs.train import Train
+from tunesmith.specs.train import SettledTrain
 
 
 class Job(Spec):
@@ -44,7 +44,7 @@ class DownloadJob(Job):
 
 class TrainJob(Job):
     stage: Literal["train"] = "train"
-    spec: Train
+    spec: SettledTrain
     too_long: Literal["refuse", "drop", "truncate"]
     base: ModelSnapshot
     data: Dataset

@@ -8,6 +8,7 @@ from tunesmith.artifacts import Artifact, Evaluation, Plan, Resolved, Score
 from tunesmith.conclude import conclude
 from tunesmith.gate import judge
 from tunesmith.memory.estimate import check_disk, estimate
+from tunesmith.memory.plan import launchable
 from tunesmith.pipeline import evaluation_fingerprint, lay_out
 from tunesmith.runner import Outcome
 from tunesmith.specs.recipe import Recipe
@@ -29,9 +30,13 @@ def settle(store: Store, stage: str, artifact: Artifact, parents: tuple[Artifact
 
 
 def estimate_into(store: Store, recipe: Recipe, resolved: Resolved) -> Outcome:
-    """The plan for this machine; raises DoesNotFit with the bill and the nearest plan that would fit, or DiskFull."""
+    """The plan a run on this machine follows.
+
+    Raises DoesNotFit with the bill and the nearest plan that would fit, DiskFull, or RecipeError for what no run
+    starts.
+    """
     began = time.monotonic()
-    plan = estimate(recipe, resolved, hardware.detect())
+    plan = estimate(launchable(recipe), resolved, hardware.detect())
     free = shutil.disk_usage(store.open().root).free
     check_disk(plan.disk_bytes, free + _bytes_made(store, recipe, resolved, plan))
     return settle(store, "estimate", plan, (resolved,), began)

@@ -32,7 +32,7 @@ def download_job(resolved: Resolved) -> DownloadJob:
 
 
 def train_job(recipe: Recipe, resolved: Resolved, plan: Plan, base: ModelSnapshot) -> TrainJob:
-    return TrainJob(spec=recipe.train, too_long=recipe.data.too_long, base=base, data=resolved.data, plan=plan)
+    return TrainJob(spec=plan.step.method, too_long=recipe.data.too_long, base=base, data=resolved.data, plan=plan)
 
 
 def merge_job(tuned: Tuned) -> MergeJob:

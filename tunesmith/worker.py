@@ -105,7 +105,7 @@ def _work(work: Callable[[Any, Room], Made], path: Path) -> None:
         seconds=time.monotonic() - began,
         parents=parents,
         metrics=made.metrics,
-        predicted=plan.peak_bytes if plan else None,
+        predicted=plan.interval("train")[1] if plan else None,
     )
     shutil.rmtree(room.path / "scratch", ignore_errors=True)
 

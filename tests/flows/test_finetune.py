@@ -17,7 +17,9 @@ from flows.retrain import retrain
 from tests.fakes import run_flow
 from tunesmith.environments import CHECKOUT
 from tunesmith.errors import DataError, GateFailed, RecipeError
+from tunesmith.ledger import entries
 from tunesmith.pipeline import STAGE_ORDER
+from tunesmith.store import Store
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
@@ -43,6 +45,8 @@ def test_the_stages_run_in_order_and_the_second_run_finds_them_done(recipe: Path
     assert all(stage["cached"] for stage in second["stages"] if stage["name"] != "serve")
     assert [s["fingerprint"] for s in second["stages"]] == [s["fingerprint"] for s in first["stages"]]
     assert started(orders)[9:] == ["serve.vllm"], "a release that does not answer is served again; nothing else runs"
+    noted = [entry.phase for entry in entries(Store(recipe.with_name("store")))]
+    assert noted == ["train", "merge", "quantize", *["evaluate"] * 4]
 
 
 def test_a_change_redoes_what_follows_from_it_only(recipe: Path, orders: Path) -> None:

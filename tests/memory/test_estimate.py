@@ -48,17 +48,20 @@ def test_another_question_has_another(other: Plan) -> None:
 def test_the_json_adds_up() -> None:
     facts = json.loads(json.dumps(to_json(planned())))
     assert facts["fits"] is True
-    assert facts["peak"]["gib"] == max(phase["gib"] for phase in facts["phases"].values())
+    assert facts["peak"]["high_gib"] == max(phase["device_gib"] for phase in facts["phases"].values())
+    assert facts["peak"]["low_gib"] < facts["peak"]["high_gib"] <= facts["peak"]["budget_gib"]
     for name, phase in facts["phases"].items():
-        items = [item["gib"] for item in facts["bill"] if (item["phase"], item["place"]) == (name, "device")]
-        assert sum(items) == pytest.approx(phase["gib"], abs=0.001)
+        for place, gib in (("device", phase["device_gib"]), ("host", phase["host_gib"])):
+            items = [item["gib"] for item in facts["bill"] if (item["phase"], item["place"]) == (name, place)]
+            assert sum(items) == pytest.approx(gib, abs=0.001)
+        assert phase["allocated_gib"] <= phase["reserved_gib"] <= phase["device_gib"]
     assert facts["host_gib"] == pytest.approx(14.8, abs=0.1)
     assert facts["plan"]["micro_batch_size"] * facts["plan"]["accumulation_steps"] == 16
 
 
 def test_on_a_cpu_the_host_is_the_device() -> None:
     plan = estimate(recipe(), resolved(), cpu(200))
-    assert to_json(plan)["host_gib"] == to_json(plan)["peak"]["gib"]
+    assert to_json(plan)["host_gib"] == to_json(plan)["peak"]["high_gib"]
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_moves() -> None:

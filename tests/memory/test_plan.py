@@ -11,9 +11,14 @@ from tunesmith.artifacts import Hardware, Plan
 from tunesmith.errors import DoesNotFit, GroupSizeError, RecipeError, revive
 from tunesmith.memory.bill import peaks
 from tunesmith.memory.constants import GIB
-from tunesmith.memory.plan import make_plan
+from tunesmith.memory.parallel import Parallel, held
+from tunesmith.memory.plan import launchable, make_plan
+from tunesmith.memory.shape import ModelShape
+from tunesmith.memory.training import states
+from tunesmith.specs.parallel import ParallelSpec
 
 QWEN, SMALL = source(QWEN_7B), source(SMOLLM2, "HuggingFaceTB/SmolLM2-135M-Instruct", 0.25)
+SHAPE = ModelShape.from_config(QWEN_7B)
 NO_PACKING = {"method": "none"}
 
 
@@ -90,8 +95,9 @@ def test_a_machine_without_a_gpu_is_told_which_card_would_do() -> None:
 
 
 def test_a_refusal_names_the_phase_its_numbers_and_both_ways_out() -> None:
+    asked = {"method": "lora", "max_length": 2048, "loss": "full", "optimizer": "adamw_fused"}
     with pytest.raises(DoesNotFit) as raised:
-        make_plan(recipe({"method": "lora", "max_length": 2048}, hardware={"device": "cuda"}), QWEN, gpu(24))
+        make_plan(launchable(recipe(asked, hardware={"device": "cuda"})), QWEN, gpu(24))
     message = raised.value.message
     assert "with lora r=64 does not fit: train needs " in message
     assert " GiB and may use 21.6 (10% stay free): nearest plan that fits: train.max_length 1024" in message
@@ -105,8 +111,8 @@ def test_a_refusal_names_the_phase_its_numbers_and_both_ways_out() -> None:
 
 def test_a_proposed_change_of_the_recipe_fits_when_it_is_made() -> None:
     with pytest.raises(DoesNotFit, match=r"train\.method qlora on this machine"):
-        make_plan(recipe({"method": "full"}), QWEN, gpu(79))
-    assert make_plan(recipe({"method": "qlora", "rank": 16}), QWEN, gpu(79)).budget_bytes == int(79 * GIB * 0.9)
+        make_plan(launchable(recipe({"method": "full"})), QWEN, gpu(48))
+    assert make_plan(recipe({"method": "qlora", "rank": 16}), QWEN, gpu(48)).budget_bytes == int(48 * GIB * 0.9)
 
 
 def test_what_no_card_holds_is_said_so() -> None:
@@ -149,3 +155,53 @@ def test_targets_the_model_does_not_have_are_named() -> None:
     with pytest.raises(RecipeError, match=r"no linear layer named q_prj; choose from q_proj, k_proj"):
         plan_small({"targets": ["q_prj", "v_proj"]})
     assert plan_small({"targets": ["q_proj", "v_proj"]}).disk_bytes < plan_small().disk_bytes
+
+
+def names(plan: Plan) -> list[str]:
+    return [rung.plan.partition(":")[0] for rung in plan.rejected]
+
+
+def test_the_ladder_saves_memory_before_it_costs_time() -> None:
+    plan = make_plan(recipe({"method": "lora", "max_length": 2048}), QWEN, gpu(24))
+    assert (plan.step.loss, plan.step.optimizer, plan.gradient_checkpointing) == ("chunked", "adamw_fused", True)
+    assert names(plan) == ["as asked", "as asked", "chunked loss", "chunked loss"]
+    assert all(rung.high_bytes > plan.budget_bytes for rung in plan.rejected)
+    assert plan.rejected[0].why.startswith("train needs ")
+
+
+def test_several_gpus_are_shared_out_before_anything_is_offloaded() -> None:
+    plan = make_plan(recipe({"method": "full"}, hardware={"gpus": 8}), QWEN, gpu(80, 8, ram_gib=1024))
+    assert (plan.step.parallel.strategy, plan.step.parallel.world_size) == ("zero2", 8)
+    assert plan.step.parallel.offload == "none"
+    assert plan.micro_batch_size * plan.accumulation_steps * 8 == 16
+
+
+def test_offload_comes_with_its_price() -> None:
+    plan = make_plan(recipe({"method": "full", "optimizer": "adamw_fused"}), QWEN, gpu(80, ram_gib=512))
+    assert plan.step.parallel.offload == "optimizer"
+    assert 1.0 < plan.transfer_seconds < 2.0
+    assert f"(+{plan.transfer_seconds:.1f} s a step)" in plan.summary
+
+
+def test_a_method_left_open_is_packed_only_where_it_must_be() -> None:
+    asked = {"method": "auto", "max_length": 1024}
+    assert make_plan(recipe(asked), QWEN, gpu(40)).step.method.method == "lora"
+    forced = {**asked, "loss": "full", "optimizer": "adamw_fused", "max_length": 2048}
+    tight = make_plan(launchable(recipe(forced)), QWEN, gpu(24))
+    assert tight.step.method.method == "qlora"
+    assert "as asked" in names(tight)
+
+
+def test_a_run_starts_one_process_and_says_so() -> None:
+    spread = recipe().model_copy(update={"parallel": ParallelSpec(strategy="zero3", world_size=4)})
+    with pytest.raises(RecipeError, match="not started by a run yet: leave parallel out"):
+        launchable(spread)
+
+
+@given(st.integers(1, 16), LENGTHS)
+def test_sharded_states_add_up(world: int, length: int) -> None:
+    step = make_plan(recipe({"method": "full", "max_length": length}), QWEN, gpu(500, ram_gib=4096)).step
+    whole = states(SHAPE, step.model_copy(update={"parallel": Parallel(strategy="zero3", world_size=1)}))
+    share = held(whole, Parallel(strategy="zero3", world_size=world))
+    for mine, all_of_it in zip(share[:3], (whole.weights, whole.gradients, whole.optimizer), strict=True):
+        assert all_of_it <= mine * world < all_of_it + world

@@ -162,6 +162,9 @@ def results(bench: Bench) -> dict[str, Any]:
     bench.add("in_parts", spec(seed=0, micro_batch_size=1), micro_batch_size=1, accumulation_steps=4)
     bench.add("epochs", spec(max_steps=None, epochs=2.0, batch_size=8), micro_batch_size=4, accumulation_steps=2)
     bench.add("checkpointed", spec(warmup_ratio=0.1), gradient_checkpointing=True)
+    bench.add("chunked", spec(loss="chunked"), loss="chunked")
+    bench.add("eager", spec(attention="eager"), attention="eager")
+    bench.add("foreach", spec(optimizer="adamw_foreach"), optimizer="adamw_foreach")
     bench.add("qlora", spec(QLora, rank=4))
     bench.add("full", spec(Full))
     bench.add("named_targets", spec(targets=("q_proj", "layers.1.mlp.up_proj")))
@@ -180,6 +183,12 @@ def test_accumulation_does_not_change_what_is_learnt(results: dict[str, Any]) ->
     """The loss is a mean over the tokens of the effective batch, whatever parts it is computed in."""
     at_once, in_parts = (results[name]["metrics"]["train_loss"] for name in ("at_once", "in_parts"))
     assert at_once == pytest.approx(in_parts, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["chunked", "eager", "foreach"])
+def test_how_it_is_computed_does_not_change_what_is_learnt(results: dict[str, Any], name: str) -> None:
+    one, other = (results[name]["metrics"]["train_loss"] for name in ("at_once", name))
+    assert one == pytest.approx(other, rel=1e-4)
 
 
 def test_an_epoch_is_every_row_once(results: dict[str, Any]) -> None:
@@ -267,3 +276,40 @@ def test_a_loss_that_is_not_finite_ends_the_run(results: dict[str, Any]) -> None
 def test_the_same_job_read_back_has_the_same_fingerprint() -> None:
     assert Lora.model_validate_json(SPEC.model_dump_json()).identity() == SPEC.identity()
     assert json.dumps(SPEC.identity()) == json.dumps(Lora.model_validate_json(SPEC.model_dump_json()).identity())
+
+
+CHUNKED = """
+import copy, json, sys
+import torch
+from tunesmith.stages import lean
+from transformers import AutoModelForCausalLM
+from tunesmith.stages.train.loss import ChunkedLoss
+torch.manual_seed(0)
+whole = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
+pieces = copy.deepcopy(whole)
+ids = torch.randint(0, whole.config.vocab_size, (3, 41))
+labels = torch.where(torch.rand(ids.shape) < 0.4, ids, -100)
+names = list(pieces.state_dict())
+loss = ChunkedLoss(pieces, autocast=False, chunk_tokens=16)
+found = {}
+for count in (None, 77):
+    for model in (whole, pieces):
+        model.zero_grad()
+    extra = {} if count is None else {"num_items_in_batch": torch.tensor(count)}
+    one = whole(input_ids=ids, labels=labels, **extra).loss
+    other = loss(pieces(input_ids=ids), labels, extra.get("num_items_in_batch"))
+    one.backward(), other.backward()
+    gradients = [(a.grad - b.grad).abs().max() / a.grad.abs().max()
+                 for a, b in zip(whole.parameters(), pieces.parameters())]
+    found[str(count)] = [float(one), float(other), float(max(gradients))]
+print(json.dumps({"losses": found, "same_names": names == list(pieces.state_dict())}))
+"""
+
+
+@pytest.mark.parametrize("model", ["tiny_model", "untied_model"])
+def test_a_loss_in_pieces_is_the_same_loss_with_the_same_gradients(model: str, request: pytest.FixtureRequest) -> None:
+    found = in_environment("train", CHUNKED, str(request.getfixturevalue(model)))
+    assert found["same_names"]
+    for whole, pieces, gradient_error in found["losses"].values():
+        assert pieces == pytest.approx(whole, rel=1e-5)
+        assert gradient_error < 1e-4

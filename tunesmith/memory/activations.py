@@ -26,6 +26,8 @@ class Kept(NamedTuple):
     """Tokens per row."""
     padded: bool
     """Rows of different lengths share a batch, so there is a mask."""
+    eager: bool = False
+    """The scores are written out."""
 
     @property
     def compute_bytes(self) -> int:
@@ -40,6 +42,13 @@ class Kept(NamedTuple):
 def block_bytes(shape: ModelShape, kept: Kept) -> int:
     """Bytes per token that a block keeps from forward to backward."""
     return _norms(shape, kept) + _attention(shape, kept) + _mlp(shape, kept) + _inputs(shape, kept)
+
+
+def final_bytes(shape: ModelShape, kept: Kept) -> int:
+    """Bytes per token that the last norm keeps, and the head where it is trained: its input."""
+    normed = _normed_bytes(shape, kept)
+    head = 0 if kept.adapted else kept.compute_bytes
+    return (4 + normed + head) * shape.hidden
 
 
 def _norms(shape: ModelShape, kept: Kept) -> int:
@@ -61,12 +70,15 @@ def _normed_bytes(shape: ModelShape, kept: Kept) -> int:
 def _attention(shape: ModelShape, kept: Kept) -> int:
     """Flash and SDPA: q, k, v, output, and 4a for the log-sum; with padding k and v for every head, and the mask.
 
-    Capped scores are computed in full: 8aS for the capped and the softmaxed matrix, and no output is kept.
+    Eager scores are there in full: 4aS for the softmax in float32, and its rounded copy; capped ones 4aS more. The keys
+    and values are those of every head, and no output is kept.
     """
     b, q = kept.compute_bytes, shape.q_width
     fused = b * q if shape.fused else 0
     if shape.softcap:
         return fused + 3 * b * q + 8 * shape.heads * kept.length
+    if kept.eager:
+        return fused + 3 * b * q + (6 if b == 2 else 4) * shape.heads * kept.length
     keys = 2 * b * q + b * kept.length if kept.padded else 2 * b * shape.kv_width
     return fused + 2 * b * q + keys + 4 * shape.heads
 
@@ -101,7 +113,7 @@ def _adapter_inputs(shape: ModelShape, kept: Kept) -> int:
 
 def _shared(shape: ModelShape, kept: Kept, source: Source, each: bool) -> int:
     """Bytes of the tensor `source` where its readers keep it as it is, or (`each`) a rounded copy for each of them."""
-    if source == "attention" and not shape.softcap:
+    if source == "attention" and not shape.softcap and not kept.eager:
         return 0  # The attention itself keeps its output.
     readers = [linear for linear in shape.linears if linear.source == source]
     copies = len(readers) if each and source.endswith("norm") else 1

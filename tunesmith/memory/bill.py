@@ -1,5 +1,6 @@
 """The bill: every byte the run needs, by phase and item, on the device, on the host and on disk."""
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from tunesmith.artifacts import BillItem, ModelSource
@@ -14,13 +15,30 @@ from tunesmith.memory.constants import (
 )
 from tunesmith.memory.shape import ModelShape
 from tunesmith.memory.step import Step
-from tunesmith.memory.training import Items, standing_items, step_items, total, trained_params, weight_items
+from tunesmith.memory.training import (
+    Items,
+    held_weights,
+    host_bytes,
+    standing_items,
+    step_items,
+    total,
+    trained_params,
+    weight_items,
+)
 from tunesmith.specs.quantize import Gptq
 from tunesmith.specs.recipe import Recipe
 from tunesmith.specs.train import Full
 
 DeviceKind = Literal["cuda", "cpu"]
 Place = Literal["device", "host"]
+Kind = Literal["allocated", "slack", "context"]
+_KINDS: dict[str, Kind] = {
+    "process": "context",
+    "CUDA context": "context",
+    "NCCL": "context",
+    "allocator slack": "slack",
+    "held by malloc": "slack",
+}
 
 
 class Case(NamedTuple):
@@ -35,9 +53,8 @@ class Layout(NamedTuple):
     """What a plan may choose."""
 
     device: DeviceKind
-    micro_batch_size: int
+    step: Step
     accumulation_steps: int
-    gradient_checkpointing: bool
     evaluation_rows: int
     """Rows answered at once."""
 
@@ -45,31 +62,20 @@ class Layout(NamedTuple):
 def bill(case: Case, layout: Layout) -> tuple[BillItem, ...]:
     """The items of every phase at its fullest moment; items of nothing are left out."""
     return tuple(
-        BillItem(phase=phase, item=item, bytes=size, place=place)
+        BillItem(phase=phase, item=item, bytes=size, place=place, kind=_KINDS.get(item, "allocated"))
         for phase, place, items in _phases(case, layout)
         for item, size in items.items()
         if size
     )
 
 
-def peaks(items: tuple[BillItem, ...], place: Place = "device") -> dict[str, int]:
-    """Bytes by phase on the device, or on the host beside it."""
+def peaks(items: Iterable[BillItem], place: Place = "device", *, slack: bool = True) -> dict[str, int]:
+    """Bytes by phase on the device, or on the host beside it; with what the allocator holds beyond it, or without."""
     found: dict[str, int] = {}
     for item in items:
-        if item.place == place:
+        if item.place == place and (slack or item.kind != "slack"):
             found[item.phase] = found.get(item.phase, 0) + item.bytes
     return found
-
-
-def step_of(case: Case, layout: Layout) -> Step:
-    """The optimizer step that a layout means: float32 on a CPU, autocast to bfloat16 on a GPU."""
-    return Step(
-        method=case.recipe.train,
-        arithmetic="fp32" if layout.device == "cpu" else "amp",
-        micro_batch_size=layout.micro_batch_size,
-        gradient_checkpointing=layout.gradient_checkpointing,
-        accumulates=layout.accumulation_steps > 1,
-    )
 
 
 def max_model_len(recipe: Recipe) -> int:
@@ -91,7 +97,7 @@ def _phases(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
 
 
 def _on_cpu(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
-    recipe, shape, step = case.recipe, case.shape, step_of(case, layout)
+    recipe, shape, step = case.recipe, case.shape, layout.step
     process, mapped = {"process": CPU_PROCESS_BYTES}, {"largest weight file, mapped": _largest_file(case.source)}
     training = step_items(shape, step)
     held = int(CPU_SLACK * (total(training) - total(standing_items(shape, step))))
@@ -110,16 +116,17 @@ def _on_cpu(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
 
 
 def _on_cuda(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
-    recipe, shape, step = case.recipe, case.shape, step_of(case, layout)
+    recipe, shape, step = case.recipe, case.shape, layout.step
     slack = CUDA_SLACK_NF4 if step.is_nf4 else CUDA_SLACK
     process = {"process": CPU_PROCESS_BYTES}
     in_16_bits = process | {"weights (bf16)": 2 * shape.params}
     evaluating = phases.evaluate_items(shape, recipe.evaluate, layout.evaluation_rows, recipe.train.max_length, 2)
-    adapter = {} if isinstance(recipe.train, Full) else {"adapter": 4 * trained_params(shape, recipe.train)}
+    adapter = {} if isinstance(step.method, Full) else {"adapter": 4 * trained_params(shape, step.method)}
     found: list[tuple[str, Place, Items]] = [
-        ("load", "device", _allocated(weight_items(shape, step), slack)),
+        ("load", "device", _allocated(held_weights(shape, step), slack)),
         ("load", "host", process | _staged(case, step)),
         ("train", "device", _allocated(step_items(shape, step), slack)),
+        ("train", "host", _beside(shape, step)),
         ("merge", "host", phases.merge_items(shape)),
     ]
     if isinstance(recipe.quantize, Gptq):
@@ -131,8 +138,18 @@ def _on_cuda(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
     return [*found, ("serve", "device", {"CUDA context": CUDA_CONTEXT_BYTES, **serving})]
 
 
+def _beside(shape: ModelShape, step: Step) -> Items:
+    """Host memory of all the training's processes on one machine."""
+    processes = step.parallel.world_size
+    return {"process": CPU_PROCESS_BYTES * processes, "offloaded states": host_bytes(shape, step) * processes}
+
+
 def _allocated(items: Items, slack: float) -> Items:
-    return {"CUDA context": CUDA_CONTEXT_BYTES, **items, "allocator slack": int(slack * total(items))}
+    return {
+        "CUDA context": CUDA_CONTEXT_BYTES,
+        **items,
+        "allocator slack": int(slack * (total(items) - items.get("NCCL", 0))),
+    }
 
 
 def _staged(case: Case, step: Step) -> Items:

@@ -24,9 +24,11 @@ SERVER_BATCH_TOKENS = 2048
 SERVER_SEQUENCES = 256
 """vLLM's max_num_seqs, whose logits its start-up profile samples from."""
 
-LOSS_BYTES = {"fp32": 12, "amp": 14, "bf16": 14}
-"""Per token and vocabulary entry in the backward pass of the loss: log-softmax, its gradient and the loss's gradient in
-float32, and 16-bit logits beside them."""
+LOSS_BYTES = 12
+"""Per token and vocabulary entry in the backward pass of the loss: log-softmax, its gradient and the loss's gradient,
+all in float32. The trainer lets go of the logits before; a loop that keeps the model's output has 2 or 4 more."""
+LOSS_CHUNK_TOKENS = 512
+"""Tokens whose logits exist at once where the loss is taken in pieces."""
 
 NUM_CHECKPOINTS = 2
 """Checkpoints the trainer keeps."""

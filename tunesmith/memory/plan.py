@@ -2,12 +2,14 @@
 
 from tunesmith import hardware as machine
 from tunesmith.artifacts import Hardware, ModelSource, Plan
-from tunesmith.errors import RecipeError
+from tunesmith.errors import ModelError, RecipeError
 from tunesmith.memory.bill import Case
+from tunesmith.memory.cards import CARDS
 from tunesmith.memory.groups import check_group_size
-from tunesmith.memory.refusal import machine_refusal, memory_refusal
+from tunesmith.memory.refusal import machine_refusal, machine_with, memory_refusal, smallest_card
 from tunesmith.memory.search import first_fit
 from tunesmith.memory.shape import ModelShape
+from tunesmith.specs.parallel import ParallelSpec
 from tunesmith.specs.recipe import Recipe
 from tunesmith.specs.train import Full
 
@@ -22,17 +24,63 @@ def make_plan(recipe: Recipe, source: ModelSource, hardware: Hardware) -> Plan:
     if reason := machine.objection(recipe.hardware, hardware):
         raise machine_refusal(case, reason)
     usable = machine.available(recipe.hardware, hardware)
+    _check_shares(recipe, len(usable.devices))
     if plan := first_fit(case, usable):
         return plan
     raise memory_refusal(case, usable)
 
 
+def on_smallest_card(recipe: Recipe, source: ModelSource) -> tuple[Plan, str]:
+    """The plan on the smallest single GPU of the table that would do, and that GPU's name; raises as make_plan does."""
+    case = make_case(recipe, source)
+    found = smallest_card(case)
+    if found is None:
+        raise memory_refusal(case, machine_with(len(CARDS) - 1))
+    return found.plan, found.words
+
+
+def _check_shares(recipe: Recipe, gpus: int) -> None:
+    """Every GPU takes as many rows of the effective batch, in whole micro-batches."""
+    batch, micro = recipe.train.batch_size, recipe.train.micro_batch_size or 1
+    if batch % (micro * gpus):
+        raise RecipeError(
+            f"train.batch_size {batch} cannot be shared over {gpus} GPUs in micro-batches of {micro}: "
+            f"choose a multiple of {micro * gpus}."
+        )
+
+
+def launchable(recipe: Recipe) -> Recipe:
+    """The recipe held to what the train stage can start: one process on one GPU, with nothing offloaded.
+
+    Raises RecipeError when it states otherwise.
+    """
+    asked = recipe.parallel
+    if asked.strategy not in ("auto", "single") or asked.offload not in ("auto", "none") or (asked.world_size or 1) > 1:
+        raise RecipeError(
+            "parallel: training over several GPUs or with offload can be estimated, but is not started by a run yet: "
+            "leave parallel out."
+        )
+    alone = ParallelSpec(strategy="single", world_size=1, offload="none")
+    hardware = recipe.hardware.model_copy(update={"gpus": 1})
+    return recipe.model_copy(update={"parallel": alone, "hardware": hardware})
+
+
 def make_case(recipe: Recipe, source: ModelSource) -> Case:
     """The recipe with its model's shape, checked against each other."""
     shape = ModelShape.from_config(source.config)
+    _refuse_unbilled(shape)
     _check_targets(recipe, shape)
     check_group_size(recipe.quantize, shape)
     return Case(recipe, source, shape)
+
+
+def _refuse_unbilled(shape: ModelShape) -> None:
+    """Training memory is known for blocks of attention and one MLP."""
+    if shape.experts or shape.latent:
+        raise ModelError(
+            f"{shape.model_type} has experts or latent attention, whose training memory is not estimated yet: "
+            "choose a dense model."
+        )
 
 
 def _check_targets(recipe: Recipe, shape: ModelShape) -> None:

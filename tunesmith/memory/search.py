@@ -1,43 +1,79 @@
-"""Every way to run a recipe, fastest first.
+"""The plan: the first rung of the ladder that fits, and on it the fastest way.
 
-A layout's cost per optimizer step, relative: a pass over T tokens reaches T / (T + T0) of the device's speed, and
-recomputing activations adds 30 %. So the plan takes the largest micro-batch without gradient checkpointing that fits;
-then smaller ones; and checkpointing as soon as the micro-batches without it would be slower than one with it.
+A step's cost, relative: a pass over T tokens reaches T / (T + T0) of the device's speed, and recomputing activations
+adds 30 %. So a rung's ways are tried from the largest micro-batch without gradient checkpointing down; checkpointing
+comes as soon as the micro-batches without it would be slower than one with it.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from tunesmith.artifacts import BillItem, Hardware, Plan
-from tunesmith.memory.bill import Case, Layout, bill, disk_bytes, max_model_len, peaks
+from tunesmith.artifacts import BillItem, Hardware, Plan, Rejected
+from tunesmith.memory.bill import Case, DeviceKind, Layout, bill, disk_bytes, max_model_len, peaks
 from tunesmith.memory.constants import GIB
+from tunesmith.memory.ladder import rungs, steps
+from tunesmith.memory.parallel import transfer_seconds
+from tunesmith.memory.step import Step
+from tunesmith.memory.training import states
 from tunesmith.specs.spec import fingerprint
-from tunesmith.specs.train import Full, TrainSpec
+from tunesmith.specs.train import TrainSpec
 
-_HALF_SPEED_TOKENS = {"cuda": 256, "cpu": 32}
+_HALF_SPEED_TOKENS: dict[DeviceKind, int] = {"cuda": 256, "cpu": 32}
 """T0: tokens per pass at which a device reaches half its speed; a rule of thumb."""
 _RECOMPUTE = 1.3
 """Gradient checkpointing: 20 to 30 % more time (arXiv 1604.06174: one more forward pass)."""
 
 
+class Way(NamedTuple):
+    """One way to run a recipe, billed."""
+
+    rung: str
+    layout: Layout
+    items: tuple[BillItem, ...]
+
+    @property
+    def words(self) -> str:
+        """The rung and what of it was open."""
+        recomputed = ", gradient checkpointing" if self.layout.step.gradient_checkpointing else ""
+        micro, steps = self.layout.step.micro_batch_size, self.layout.accumulation_steps
+        return f"{self.rung}: micro-batch {micro} x {steps}{recomputed}"
+
+
+class Excess(NamedTuple):
+    """The phase that exceeds most."""
+
+    phase: str
+    needed_bytes: int
+    allowed_bytes: int
+
+
 def first_fit(case: Case, hardware: Hardware) -> Plan | None:
-    """The fastest plan that fits, None when none does."""
-    return next((plan for plan in plans(case, hardware) if excess(plan, case, hardware) is None), None)
+    """The fastest plan of the first rung that has one; None when nothing fits."""
+    rejected: dict[str, Rejected] = {}
+    for way in ways(case, hardware):
+        over = excess(way.items, case, hardware)
+        if over is None:
+            return settle(way, case, hardware, tuple(rejected.values()))
+        _note(rejected, way, over)
+    return None
 
 
-def plans(case: Case, hardware: Hardware) -> Iterator[Plan]:
-    """Every plan there is, fastest first, fitting or not."""
-    rows = _evaluation_rows(case, hardware)
-    for layout in sorted(_layouts(case, hardware, rows), key=lambda layout: _cost(case, layout)):
-        yield _plan(case, layout, hardware)
+def ways(case: Case, hardware: Hardware) -> Iterator[Way]:
+    """Every way there is, rung by rung, fastest first on each; fitting or not."""
+    rows = evaluation_rows(case, hardware)
+    for rung in rungs(case, hardware):
+        laid = [Layout(hardware.device, step, count, rows) for step, count in steps(rung, case, hardware.device)]
+        for layout in sorted(laid, key=cost):
+            yield Way(rung.name, layout, bill(case, layout))
 
 
-def excess(plan: Plan, case: Case, hardware: Hardware) -> tuple[str, int, int] | None:
-    """None when the plan fits, else the phase that exceeds most, its bytes, and what it may use."""
-    host_budget = int(hardware.ram_bytes * (1 - case.recipe.hardware.headroom))
-    over = [(phase, size, plan.budget_bytes) for phase, size in peaks(plan.bill).items()]
-    over += [(f"{phase} (host memory)", size, host_budget) for phase, size in peaks(plan.bill, "host").items()]
-    over = [one for one in over if one[1] > one[2]]
-    return max(over, key=lambda one: one[1] - one[2], default=None)
+def excess(items: tuple[BillItem, ...], case: Case, hardware: Hardware) -> Excess | None:
+    """None when the bill is within the budget, else the phase that exceeds it most."""
+    host, budget = int(hardware.ram_bytes * (1 - case.recipe.hardware.headroom)), budget_bytes(case, hardware)
+    over = [Excess(phase, size, budget) for phase, size in peaks(items).items()]
+    over += [Excess(f"{phase} (host memory)", size, host) for phase, size in peaks(items, "host").items()]
+    over = [one for one in over if one.needed_bytes > one.allowed_bytes]
+    return max(over, key=lambda one: one.needed_bytes - one.allowed_bytes, default=None)
 
 
 def budget_bytes(case: Case, hardware: Hardware) -> int:
@@ -52,74 +88,92 @@ def method_name(train: TrainSpec) -> str:
     return f"{getattr(train, 'method', '')} r={rank}" if rank else "full fine-tuning"
 
 
-def _layouts(case: Case, hardware: Hardware, evaluation_rows: int) -> Iterator[Layout]:
-    train = case.recipe.train
-    checkpointing = {"auto": (False, True), "on": (True,), "off": (False,)}[train.gradient_checkpointing]
-    sizes = [train.micro_batch_size] if train.micro_batch_size else range(train.batch_size, 0, -1)
-    for micro in sizes:
-        if train.batch_size % micro == 0:
-            for recomputed in checkpointing:
-                yield Layout(hardware.device, micro, train.batch_size // micro, recomputed, evaluation_rows)
+def cost(layout: Layout) -> float:
+    """Relative time of a step."""
+    slowness = 1 + _HALF_SPEED_TOKENS[layout.device] / layout.step.tokens
+    return slowness * (_RECOMPUTE if layout.step.gradient_checkpointing else 1)
 
 
-def _cost(case: Case, layout: Layout) -> float:
-    tokens = layout.micro_batch_size * case.recipe.train.max_length
-    slowness = 1 + _HALF_SPEED_TOKENS[layout.device] / tokens
-    return slowness * (_RECOMPUTE if layout.gradient_checkpointing else 1)
-
-
-def _evaluation_rows(case: Case, hardware: Hardware) -> int:
+def evaluation_rows(case: Case, hardware: Hardware) -> int:
     """The evaluation's batch; on a GPU, where it halves a batch that does not fit, the half that does."""
     rows, budget = case.recipe.evaluate.batch_size, budget_bytes(case, hardware)
     if hardware.device == "cpu":
         return rows
-    while rows > 1 and peaks(bill(case, Layout("cuda", 1, 1, True, rows)))["evaluate"] > budget:
+    step, _ = next(steps(next(rungs(case, hardware)), case, "cuda"))
+    while rows > 1 and peaks(bill(case, Layout("cuda", step, 1, rows)))["evaluate"] > budget:
         rows //= 2
     return rows
 
 
-def _plan(case: Case, layout: Layout, hardware: Hardware) -> Plan:
-    items, budget = bill(case, layout), budget_bytes(case, hardware)
+def settle(way: Way, case: Case, hardware: Hardware, rejected: tuple[Rejected, ...] = ()) -> Plan:
+    """The way as a plan."""
+    step, items, budget = way.layout.step, way.items, budget_bytes(case, hardware)
+    seconds = transfer_seconds(
+        step.parallel, states(case.shape, step), way.layout.accumulation_steps, step.gradient_checkpointing
+    )
     return Plan(
         fingerprint=_fingerprint(case, hardware),
-        device=layout.device,
-        precision="fp32" if layout.device == "cpu" else "bf16",
-        micro_batch_size=layout.micro_batch_size,
-        accumulation_steps=layout.accumulation_steps,
-        gradient_checkpointing=layout.gradient_checkpointing,
+        device=way.layout.device,
+        step=step,
+        accumulation_steps=way.layout.accumulation_steps,
+        low_bytes=max(peaks(items, slack=False).values()),
         peak_bytes=max(peaks(items).values()),
         budget_bytes=budget,
         bill=items,
         disk_bytes=disk_bytes(case),
-        summary=_summary(case, layout, items, budget),
+        summary=_summary(case, way, budget, seconds),
+        rejected=rejected,
+        transfer_seconds=seconds,
     )
 
 
-def _summary(case: Case, layout: Layout, items: tuple[BillItem, ...], budget: int) -> str:
+def _note(rejected: dict[str, Rejected], way: Way, over: Excess) -> None:
+    """Keeps the most frugal way of each rung, with and without checkpointing."""
+    key = f"{way.rung}{way.layout.step.gradient_checkpointing}"
+    before = rejected.get(key)
+    if before is None or over.needed_bytes < before.high_bytes:
+        why = f"{over.phase} needs {over.needed_bytes / GIB:.1f} GiB and may use {over.allowed_bytes / GIB:.1f}"
+        rejected[key] = Rejected(plan=way.words, high_bytes=over.needed_bytes, why=why)
+
+
+def _summary(case: Case, way: Way, budget: int, seconds: float) -> str:
     """The decision in one line, with its numbers."""
-    found = peaks(items)
+    found, step = peaks(way.items), way.layout.step
     fullest = max(found, key=lambda phase: found[phase])
     elsewhere = "" if fullest == "train" else f" (fullest: {fullest}, {found[fullest] / GIB:.1f})"
-    parts = [
-        f"{case.shape.params / 1e9:.2f} B params",
-        _precision(case, layout),
-        *([] if isinstance(case.recipe.train, Full) else [f"r={case.recipe.train.rank}"]),
-        f"micro-batch {layout.micro_batch_size} x {layout.accumulation_steps}",
-        *(["gradient checkpointing"] if layout.gradient_checkpointing else []),
-        *([case.shape.note] if case.shape.note else []),
-    ]
+    parts = [f"{case.shape.params / 1e9:.2f} B params", _precision(step)]
+    parts += [f"r={step.method.rank}"] if step.method.method != "full" else []
+    parts += [f"micro-batch {step.micro_batch_size} x {way.layout.accumulation_steps}", *_choices(step, seconds)]
+    parts += [case.shape.note] if case.shape.note else []
     return f"train: {', '.join(parts)} -> {found['train'] / GIB:.1f} of {budget / GIB:.1f} GiB{elsewhere}"
 
 
-def _precision(case: Case, layout: Layout) -> str:
-    if case.recipe.train.method == "qlora":
+def _choices(step: Step, seconds: float) -> Iterator[str]:
+    """What is out of the ordinary about the step."""
+    if step.gradient_checkpointing:
+        yield "gradient checkpointing"
+    if step.loss == "chunked":
+        yield "chunked loss"
+    if step.optimizer != "adamw_fused":
+        yield step.optimizer
+    if step.parallel.strategy != "single":
+        yield f"{step.parallel.strategy} over {step.parallel.world_size} GPUs"
+    if step.parallel.offload != "none":
+        yield f"{step.parallel.offload} offloaded (+{seconds:.1f} s a step)"
+
+
+def _precision(step: Step) -> str:
+    """Of the weights."""
+    if step.is_nf4:
         return "nf4"
-    return "fp32" if layout.device == "cpu" or isinstance(case.recipe.train, Full) else "bf16"
+    number_bytes = step.trained_bytes if step.method.method == "full" else step.frozen_bytes
+    return "fp32" if number_bytes == 4 else "bf16"
 
 
 def _fingerprint(case: Case, hardware: Hardware) -> str:
     recipe = case.recipe
     serving = (max_model_len(recipe), recipe.serve.kv_cache_gib)
     return fingerprint(
-        "plan", recipe.train, recipe.quantize, recipe.evaluate, serving, recipe.hardware, case.source, hardware
-    )
+        "plan", recipe.train, recipe.parallel, recipe.quantize, recipe.evaluate, serving, recipe.hardware,
+        case.source, hardware,
+    )  # fmt: skip

@@ -2,8 +2,9 @@
 
 from typing import Literal
 
+from tunesmith.memory.parallel import Parallel
 from tunesmith.specs.spec import Spec
-from tunesmith.specs.train import Full, QLora, Train
+from tunesmith.specs.train import Full, QLora, SettledTrain
 
 Arithmetic = Literal["fp32", "amp", "bf16"]
 """float32; float32 weights, or 16-bit frozen ones, under autocast; or 16 bits throughout."""
@@ -18,7 +19,7 @@ Loss = Literal["full", "chunked"]
 class Step(Spec):
     """What one forward and backward pass, and the optimizer after it, are asked to do."""
 
-    method: Train
+    method: SettledTrain
     arithmetic: Arithmetic
     micro_batch_size: int
     gradient_checkpointing: bool
@@ -28,6 +29,7 @@ class Step(Spec):
     optimizer: Optimizer = "adamw_fused"
     adapter_precision: AdapterPrecision = "fp32"
     loss: Loss = "full"
+    parallel: Parallel = Parallel()
 
     @property
     def tokens(self) -> int:
@@ -49,7 +51,9 @@ class Step(Spec):
 
     @property
     def trained_bytes(self) -> int:
-        """Of one trained number; adapters, and weights trained under autocast, stand in float32."""
+        """Of one trained number; adapters, and weights trained under autocast, stand in float32, but for DeepSpeed."""
+        if self.parallel.is_zero:
+            return 2
         if isinstance(self.method, Full):
             return 2 if self.arithmetic == "bf16" else 4
         return 2 if self.adapter_precision == "bf16" else 4

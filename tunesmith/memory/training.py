@@ -1,7 +1,8 @@
 """The memory of one optimizer step, at its fullest moment."""
 
-from tunesmith.memory.activations import Kept, block_bytes
-from tunesmith.memory.constants import LOSS_BYTES
+from tunesmith.memory.activations import Kept, block_bytes, final_bytes
+from tunesmith.memory.constants import LOSS_BYTES, LOSS_CHUNK_TOKENS
+from tunesmith.memory.parallel import Held, States, held, optimizer_bytes, passing_bytes
 from tunesmith.memory.shape import ModelShape
 from tunesmith.memory.step import Step
 from tunesmith.specs.train import Full, Train
@@ -11,25 +12,30 @@ Items = dict[str, int]
 
 
 def step_items(shape: ModelShape, step: Step) -> Items:
-    """Bytes by item at the fullest of the step's three moments.
+    """Bytes by item at the fullest of the step's moments, on one GPU."""
+    return max(moments(shape, step).values(), key=total)
 
-    The loss: everything kept for the backward pass, and the logits with their gradients. The last block: the head's
-    gradient, and the block's temporaries. The first block: all gradients, and its temporaries. The optimizer, fused,
-    adds nothing to the last.
+
+def moments(shape: ModelShape, step: Step) -> dict[str, Items]:
+    """Bytes by item at the moments when a step can be at its fullest.
+
+    The loss: everything kept for the backward pass, and the gradients of the logits. The last block: the head's
+    gradient, and the block's temporaries. The first block, then the embedding: all gradients, and their temporaries.
+    The optimizer: all gradients, and what its kernels need beside them.
     """
     kept = kept_by(shape, step)
-    standing = standing_items(shape, step)
-    casts = {"autocast copies of weights": _cast_bytes(shape, step)}
+    standing = standing_items(shape, step) | _passing_items(shape, step)
     saved = {_activations_name(step): _saved_bytes(shape, step, kept)}
-    gradients = {"gradients": trained_params(shape, step.method) * step.trained_bytes}
+    gradients = {"gradients": _held(shape, step).gradients}
     work = {"one block's temporaries": _work_bytes(shape, step, kept)}
     before = gradients if step.accumulates else {}
-    moments = (
-        standing | casts | saved | before | {"logits and loss": loss_bytes(shape, step)},
-        standing | casts | saved | (before or _head_gradient(shape, step)) | work,
-        standing | casts | gradients | work,
-    )
-    return max(moments, key=total)
+    return {
+        "loss": standing | _casts(shape, step) | saved | before | {"logits and loss": loss_bytes(shape, step)},
+        "last block": standing | _casts(shape, step) | saved | (before or _head_gradient(shape, step)) | work,
+        "first block": standing | gradients | work,
+        "embedding": standing | gradients | {"the embedding's gradient": _embedding_bytes(shape, step)},
+        "optimizer": standing | gradients | {"optimizer's temporaries": _foreach_bytes(shape, step)},
+    }
 
 
 def total(items: Items) -> int:
@@ -37,13 +43,19 @@ def total(items: Items) -> int:
 
 
 def standing_items(shape: ModelShape, step: Step) -> Items:
-    """What is there all the time: weights, and AdamW's two moments per trained number in its own precision."""
-    states = 2 * trained_params(shape, step.method) * step.trained_bytes
-    return {**weight_items(shape, step), "optimizer states (AdamW)": states}
+    """What is there all the time: this GPU's weights, and its share of AdamW's states."""
+    return {**held_weights(shape, step), f"optimizer states ({step.optimizer})": _held(shape, step).optimizer}
+
+
+def held_weights(shape: ModelShape, step: Step) -> Items:
+    """This GPU's weights, by precision."""
+    items, mine = weight_items(shape, step), _held(shape, step).weights
+    whole = total(items)
+    return {name: size * mine // whole for name, size in items.items()}
 
 
 def weight_items(shape: ModelShape, step: Step) -> Items:
-    """The weights as they stand while training, by precision."""
+    """The whole model's weights as they stand while training, by precision."""
     trained = trained_params(shape, step.method) * step.trained_bytes
     if isinstance(step.method, Full):
         return {f"weights ({_named(step.trained_bytes)})": trained}
@@ -51,6 +63,58 @@ def weight_items(shape: ModelShape, step: Step) -> Items:
         return {f"weights ({_named(step.frozen_bytes)})": shape.params * step.frozen_bytes, "adapter": trained}
     rest = (shape.params - shape.linear_weights) * step.frozen_bytes
     return {"weights (nf4)": nf4_bytes(shape.linear_weights), "embedding, head, norms (fp32)": rest, "adapter": trained}
+
+
+def states(shape: ModelShape, step: Step) -> States:
+    """What the training holds in all, whoever holds it."""
+    trained = trained_params(shape, step.method)
+    weights = total(weight_items(shape, step))
+    return States(weights, trained, trained * step.trained_bytes, _optimizer_bytes(shape, trained, step))
+
+
+def host_bytes(shape: ModelShape, step: Step) -> int:
+    """Host memory per GPU for what is offloaded."""
+    paged = _8_BIT * trained_params(shape, step.method) if step.optimizer == "paged_adamw_8bit" else 0
+    return _held(shape, step).host + int(paged)
+
+
+def _held(shape: ModelShape, step: Step) -> Held:
+    return held(states(shape, step), step.parallel)
+
+
+def _passing_items(shape: ModelShape, step: Step) -> Items:
+    """Buffers and gathered weights of a spread step."""
+    number_bytes = 4 if step.arithmetic == "fp32" else 2
+    block = number_bytes * shape.layer_params
+    root = number_bytes * (shape.embedding_params + shape.head_params)
+    return passing_bytes(step.parallel, states(shape, step), block, root, shape.hidden)
+
+
+_8_BIT = 2 + 2 * 4 / 256
+"""Bytes per trained number of block-wise 8-bit states (arXiv 2110.02861, section 2): two codes, and a float32 maximum
+per 256 of each. Paged ones live in unified memory, which the allocator does not count."""
+
+
+def _optimizer_bytes(shape: ModelShape, trained: int, step: Step) -> int:
+    """AdamW's two moments in the trained precision, or in 8 bits; ZeRO's master copy and moments.
+
+    transformers keeps the embedding's states in float32 whatever the rest has.
+    """
+    plain = 2 * step.trained_bytes * trained
+    if step.optimizer == "adamw_8bit":
+        wide = shape.embedding_params if isinstance(step.method, Full) else 0
+        plain = 8 * wide + int(_8_BIT * (trained - wide))
+    if step.optimizer == "paged_adamw_8bit":
+        plain = 8 * shape.embedding_params if isinstance(step.method, Full) else 0
+    return optimizer_bytes(trained, plain, step.parallel)
+
+
+def _foreach_bytes(shape: ModelShape, step: Step) -> int:
+    """The foreach kernels make one temporary of the size of everything this GPU updates; fused ones none."""
+    if step.optimizer != "adamw_foreach":
+        return 0
+    sharded = step.parallel.share(1) if step.parallel.strategy not in ("single", "ddp") else 1
+    return trained_params(shape, step.method) * step.trained_bytes // max(sharded, 1)
 
 
 def nf4_bytes(weights: int) -> int:
@@ -67,7 +131,11 @@ def trained_params(shape: ModelShape, method: Train) -> int:
 
 
 def loss_bytes(shape: ModelShape, step: Step) -> int:
-    return LOSS_BYTES[step.arithmetic] * step.tokens * shape.vocab
+    """Logits and their gradients, of all tokens or of one piece; the pieces' hidden states have a gradient too."""
+    if step.loss == "full":
+        return LOSS_BYTES * step.tokens * shape.vocab
+    piece = min(step.tokens, LOSS_CHUNK_TOKENS)
+    return LOSS_BYTES * piece * shape.vocab + 4 * step.tokens * shape.hidden
 
 
 def kept_by(shape: ModelShape, step: Step) -> Kept:
@@ -80,7 +148,8 @@ def kept_by(shape: ModelShape, step: Step) -> Kept:
         rank=adapter.rank if adapter else 0,
         dropout=bool(adapter and adapter.dropout),
         length=step.method.max_length,
-        padded=step.is_padded,
+        padded=step.is_padded and step.attention != "flash",
+        eager=step.attention == "eager",
     )
 
 
@@ -89,8 +158,9 @@ def _activations_name(step: Step) -> str:
 
 
 def _saved_bytes(shape: ModelShape, step: Step, kept: Kept) -> int:
+    """Of all blocks, and of the norm after them with the head's input."""
     each = kept.residual_bytes * shape.hidden if step.gradient_checkpointing else block_bytes(shape, kept)
-    return shape.layers * each * step.tokens
+    return (shape.layers * each + final_bytes(shape, kept)) * step.tokens
 
 
 def _work_bytes(shape: ModelShape, step: Step, kept: Kept) -> int:
@@ -107,14 +177,31 @@ def _head_gradient(shape: ModelShape, step: Step) -> Items:
     return {"gradients": shape.embedding_params * step.trained_bytes}
 
 
+def _casts(shape: ModelShape, step: Step) -> Items:
+    return {"autocast copies of weights": _cast_bytes(shape, step)}
+
+
 def _cast_bytes(shape: ModelShape, step: Step) -> int:
-    """16-bit copies that autocast makes of float32 weights and that the backward pass needs."""
+    """16-bit copies that autocast makes of float32 weights and that the backward pass needs.
+
+    A checkpointed block makes its own again; the head's outlives the forward pass.
+    """
     if step.arithmetic != "amp":
         return 0
-    if isinstance(step.method, Full):
-        return 2 * (shape.linear_weights + shape.embedding_params)
-    head = shape.embedding_params if step.is_nf4 else 0
-    return 2 * (trained_params(shape, step.method) + head)
+    head = shape.embedding_params if isinstance(step.method, Full) or step.is_nf4 else 0
+    if step.gradient_checkpointing:
+        return 2 * head
+    blocks = shape.linear_weights if isinstance(step.method, Full) else trained_params(shape, step.method)
+    return 2 * (blocks + head)
+
+
+def _embedding_bytes(shape: ModelShape, step: Step) -> int:
+    """A tied embedding has a second gradient, from the head, and autograd adds the two into a third where both are of
+    one precision; autocast's is there in float32 already.
+    """
+    if not isinstance(step.method, Full) or not shape.tied:
+        return 0
+    return (1 if step.arithmetic == "amp" else 2) * step.trained_bytes * shape.embedding_params
 
 
 def _named(number_bytes: int) -> str:

@@ -20,13 +20,18 @@ def load_recipe(recipe: str, overrides: Mapping[str, Any] | None = None) -> Reci
     Raises RecipeError with one line per fault, each naming the key and, for a misspelt one, the nearest right key.
     """
     path = find_recipe(recipe)
-    tree = _read_yaml(path)
-    for key, value in (overrides or {}).items():
+    tree = {**_read_yaml(path), "folder": str(path.parent.resolve())}
+    return make_recipe(tree, overrides or {}, path.name)
+
+
+def make_recipe(tree: dict[str, Any], overrides: Mapping[str, Any], name: str) -> Recipe:
+    """The recipe of a tree of keys with dotted `overrides` laid over it; `name` is what an error starts with."""
+    for key, value in overrides.items():
         _override(tree, key, value)
     try:
-        return Recipe.model_validate({**tree, "folder": str(path.parent.resolve())})
+        return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(f"{path.name}: " + "; ".join(_explain(fault) for fault in error.errors())) from error
+        raise RecipeError(f"{name}: " + "; ".join(_explain(fault) for fault in error.errors())) from error
 
 
 def find_recipe(recipe: str) -> Path:

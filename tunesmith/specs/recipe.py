@@ -6,6 +6,7 @@ from tunesmith.specs.data import DataSpec
 from tunesmith.specs.evaluate import EvaluateSpec
 from tunesmith.specs.hardware import HardwareSpec
 from tunesmith.specs.model import ModelSpec
+from tunesmith.specs.parallel import ParallelSpec
 from tunesmith.specs.quantize import NoQuantization, Quantize
 from tunesmith.specs.serve import Serve, Vllm
 from tunesmith.specs.spec import Spec, Where
@@ -21,6 +22,7 @@ class Recipe(Spec):
     quantize: Quantize = NoQuantization()
     evaluate: EvaluateSpec = EvaluateSpec()
     serve: Serve = Vllm()
+    parallel: ParallelSpec = ParallelSpec()
     hardware: HardwareSpec = HardwareSpec()
     folder: Where[str] = "."
     """Where relative paths start: the recipe's folder. Set by the loader, not by the file."""

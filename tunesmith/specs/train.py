@@ -36,6 +36,15 @@ class TrainSpec(Spec):
     """`auto` lets the plan decide."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Rows per forward pass; unset, the plan decides."""
+    precision: Literal["auto", "fp32", "amp", "bf16"] = "auto"
+    """`amp`: autocast to bfloat16, what is trained in float32; `bf16`: bfloat16 throughout, the optimizer's states too.
+    `auto`: float32 on a CPU, else amp."""
+    attention: Literal["auto", "eager", "sdpa", "flash"] = "auto"
+    """`eager` writes the scores out, `sdpa` takes torch's fused kernels (`auto`), `flash` the flash-attn library's."""
+    optimizer: Literal["auto", "adamw_fused", "adamw_foreach", "adamw_8bit", "paged_adamw_8bit"] = "auto"
+    """AdamW and how its states are kept; `auto`: fused, and 8-bit states where nothing else fits."""
+    loss: Literal["auto", "full", "chunked"] = "auto"
+    """`chunked` computes logits and loss a few hundred tokens at a time; `auto`: only where the whole does not fit."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainSpec":
@@ -55,6 +64,8 @@ class _AdapterSpec(TrainSpec):
     alpha: float = Field(32, gt=0)
     """Adapter scale: the update is alpha / rank * B A."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    adapter_precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the adapter's weights and states; float32 as PEFT has it."""
     targets: Targets = "all-linear"
     """Module names to adapt, or every linear layer but the head."""
 
@@ -77,4 +88,16 @@ class Full(TrainSpec):
     method: Literal["full"] = "full"
 
 
-Train = Annotated[Lora | QLora | Full, Field(discriminator="method")]
+class AutoAdapter(_AdapterSpec):
+    """LoRA; QLoRA where LoRA does not fit."""
+
+    method: Literal["auto"] = "auto"
+
+    def settled(self, packed: bool) -> Lora | QLora:
+        """What the plan made of it."""
+        values = self.model_dump(exclude={"method"})
+        return QLora(**values) if packed else Lora(**values)
+
+
+SettledTrain = Annotated[Lora | QLora | Full, Field(discriminator="method")]
+Train = Annotated[Lora | QLora | Full | AutoAdapter, Field(discriminator="method")]

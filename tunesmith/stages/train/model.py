@@ -9,28 +9,36 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 
 from tunesmith.artifacts import Plan
 from tunesmith.errors import RecipeError
-from tunesmith.specs.train import Full, Lora, QLora, Train
+from tunesmith.specs.train import Full, Lora, QLora, SettledTrain
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_ATTENTION = {"eager": "eager", "sdpa": "sdpa", "flash": "flash_attention_2"}
+"""transformers' names."""
 
 
-def load_model(folder: Path, spec: Train, plan: Plan) -> PreTrainedModel | PeftModel:
+def load_model(folder: Path, spec: SettledTrain, plan: Plan) -> PreTrainedModel | PeftModel:
     """The base in `folder`, ready for `spec.method`; raises RecipeError for targets it does not have.
 
     A frozen base stands in the plan's precision (QLoRA: NF4 with double quantization, arXiv 2305.14314); weights
-    that are trained stand in float32, whatever precision the arithmetic has.
+    that are trained stand in float32 unless the arithmetic is bfloat16 throughout.
     """
     frozen = DTYPES[plan.precision]
+    wide = isinstance(spec, Full) and plan.step.arithmetic != "bf16"
     model = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=torch.float32 if isinstance(spec, Full) else frozen,
+        attn_implementation=_ATTENTION[plan.step.attention],
+        dtype=torch.float32 if wide else frozen,
         quantization_config=_nf4(frozen) if isinstance(spec, QLora) else None,
         device_map={"": 0 if plan.device == "cuda" else "cpu"} if isinstance(spec, QLora) else None,
     )
     model.config.use_cache = False
     if isinstance(spec, QLora):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return model if isinstance(spec, Full) else get_peft_model(model, _adapter(model, spec))
+    if isinstance(spec, Full):
+        return model
+    # PEFT widens an adapter to float32 unless told to leave it in the base's precision.
+    wide = plan.step.adapter_precision == "fp32"
+    return get_peft_model(model, _adapter(model, spec), autocast_adapter_dtype=wide)
 
 
 def _nf4(compute: torch.dtype) -> BitsAndBytesConfig:

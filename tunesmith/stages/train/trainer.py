@@ -15,15 +15,23 @@ from tunesmith.artifacts import Plan, Tuned
 from tunesmith.errors import RecipeError
 from tunesmith.jobs import TrainJob
 from tunesmith.pipeline import expected_tuned
-from tunesmith.specs.train import Train
+from tunesmith.specs.train import SettledTrain
 from tunesmith.stages.chat import load_tokenizer
 from tunesmith.stages.train.checkpoints import SealCheckpoints, newest_whole
 from tunesmith.stages.train.data import Collator, Rows, load_rows
+from tunesmith.stages.train.loss import ChunkedLoss
 from tunesmith.stages.train.model import load_model
 from tunesmith.stages.train.progress import LOG_STEPS, Progress, mean_loss
 from tunesmith.worker import Made, Room
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+_OPTIMIZERS = {
+    "adamw_fused": "adamw_torch_fused",
+    "adamw_foreach": "adamw_torch",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+}
+"""transformers' names."""
 
 
 def train(job: TrainJob, room: Room) -> Made:
@@ -44,6 +52,7 @@ def train(job: TrainJob, room: Room) -> Made:
         args=_arguments(job.spec, job.plan, room.scratch / "checkpoints"),
         train_dataset=rows,
         data_collator=Collator(tokenizer.pad_token_id),
+        compute_loss_func=ChunkedLoss(model, job.plan.step.arithmetic == "amp") if _in_pieces(job.plan) else None,
         callbacks=[SealCheckpoints(), progress],
     )
     trainer.remove_callback(PrinterCallback)
@@ -53,7 +62,11 @@ def train(job: TrainJob, room: Room) -> Made:
     return Made(tuned, _figures(trainer, progress, rows, job.plan))
 
 
-def _check_batch(spec: Train, plan: Plan) -> None:
+def _in_pieces(plan: Plan) -> bool:
+    return plan.step.loss == "chunked"
+
+
+def _check_batch(spec: SettledTrain, plan: Plan) -> None:
     if plan.micro_batch_size * plan.accumulation_steps != spec.batch_size:
         raise RecipeError(
             f"The plan's {plan.micro_batch_size} rows x {plan.accumulation_steps} steps are not train.batch_size "
@@ -74,7 +87,7 @@ def _settle(seed: int, plan: Plan) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 
-def _arguments(spec: Train, plan: Plan, checkpoints: Path) -> TrainingArguments:
+def _arguments(spec: SettledTrain, plan: Plan, checkpoints: Path) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=spec.epochs or 1.0,
@@ -88,9 +101,9 @@ def _arguments(spec: Train, plan: Plan, checkpoints: Path) -> TrainingArguments:
         warmup_steps=spec.warmup_ratio,
         weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm,
-        optim="adamw_torch_fused",
+        optim=_OPTIMIZERS[plan.step.optimizer],
         seed=spec.seed,
-        bf16=plan.precision == "bf16",
+        bf16=plan.step.arithmetic == "amp",
         use_cpu=plan.device == "cpu",
         save_steps=spec.checkpoint_steps,
         save_total_limit=2,
@@ -151,6 +164,7 @@ def _figures(trainer: Trainer, progress: Progress, rows: Rows, plan: Plan) -> di
     }
     if plan.device == "cuda":
         figures["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
+        figures["peak_gpu_reserved_bytes"] = torch.cuda.max_memory_reserved()
     return figures
 
 
