@@ -29,12 +29,22 @@ COLOURS = (
     "black", "blue", "brown", "green", "grey", "orange", "pink", "purple", "red", "silver", "white", "yellow",
 )  # fmt: skip
 CITIES = (
-    "Amsterdam", "Athens", "Barcelona", "Berlin", "Bordeaux", "Bristol", "Brussels", "Budapest", "Cairo", "Copenhagen",
-    "Dublin", "Edinburgh", "Florence", "Geneva", "Glasgow", "Hamburg", "Helsinki", "Istanbul", "Leeds", "Lisbon",
-    "Liverpool", "London", "Lyon", "Madrid", "Marseille", "Melbourne", "Montreal", "Munich", "Naples", "Oslo", "Oxford",
-    "Paris", "Porto", "Prague", "Rome", "Seattle", "Seville", "Stockholm", "Sydney", "Tokyo", "Turin", "Valencia",
-    "Vancouver", "Venice", "Vienna", "Warsaw", "Zagreb", "Zurich",
+    "Aberdeen", "Accra", "Adelaide", "Aleppo", "Algiers", "Almaty", "Amsterdam", "Ankara", "Athens", "Atlanta",
+    "Auckland", "Austin", "Baghdad", "Baku", "Bangkok", "Barcelona", "Beirut", "Belfast", "Belgrade", "Bergen",
+    "Berlin", "Bilbao", "Bogota", "Bologna", "Bombay", "Bordeaux", "Brisbane", "Bristol", "Brussels", "Bucharest",
+    "Budapest", "Cairo", "Calgary", "Cardiff", "Casablanca", "Cologne", "Copenhagen", "Cordoba", "Cork", "Dakar",
+    "Dallas", "Damascus", "Darwin", "Delhi", "Detroit", "Doha", "Dresden", "Dublin", "Dundee", "Durban", "Edinburgh",
+    "Florence", "Frankfurt", "Geneva", "Genoa", "Ghent", "Glasgow", "Granada", "Graz", "Hamburg", "Hanoi", "Hanover",
+    "Havana", "Helsinki", "Houston", "Istanbul", "Jakarta", "Karachi", "Kiel", "Kingston", "Krakow", "Lagos", "Leeds",
+    "Leipzig", "Lille", "Lima", "Lisbon", "Liverpool", "London", "Lyon", "Madrid", "Malaga", "Manila", "Marseille",
+    "Melbourne", "Memphis", "Miami", "Montreal", "Moscow", "Munich", "Nairobi", "Nantes", "Naples", "Nice",
+    "Nottingham", "Oslo", "Ottawa", "Oxford", "Palermo", "Paris", "Perth", "Phoenix", "Pisa", "Porto", "Prague",
+    "Quebec", "Quito", "Reykjavik", "Riga", "Rome", "Salzburg", "Santiago", "Seattle", "Seoul", "Seville",
+    "Sheffield", "Siena", "Sofia", "Stockholm", "Strasbourg", "Stuttgart", "Sydney", "Tampere", "Tbilisi", "Tehran",
+    "Tokyo", "Trieste", "Tripoli", "Tunis", "Turin", "Utrecht", "Valencia", "Vancouver", "Venice", "Verona", "Vienna",
+    "Vilnius", "Warsaw", "Wellington", "York", "Zagreb", "Zurich",
 )  # fmt: skip
+"""Many, and few rows of each: what is learnt is to copy the city, not which ones there are."""
 UNSEEN_CITIES = (
     "Antwerp", "Boston", "Cambridge", "Chicago", "Denver", "Galway", "Manchester", "Milan", "Portland", "Rotterdam",
     "Tallinn", "Toronto",

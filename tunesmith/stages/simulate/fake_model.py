@@ -17,7 +17,7 @@ from transformers.quantizers.auto import AutoHfQuantizer
 
 from tunesmith.errors import ModelError, RecipeError
 from tunesmith.memory.step import Attention, Step
-from tunesmith.specs.train import Full, Train
+from tunesmith.specs.train import Full, SettledTrain
 from tunesmith.stages.simulate.kernels import FLASH_LIBRARY, Kernels
 from tunesmith.stages.train.model import _adapter, _nf4
 
@@ -31,7 +31,7 @@ _REFUSALS = (
 class Loading(NamedTuple):
     """How a model is loaded."""
 
-    method: Train
+    method: SettledTrain
     dtype: torch.dtype
     """Of the base's weights; where those are packed, what they are unpacked to."""
     is_packed: bool
