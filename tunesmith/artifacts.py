@@ -116,6 +116,8 @@ class Plan(Artifact):
     bill: tuple[BillItem, ...]
     disk_bytes: int
     """What the store will grow by at most."""
+    disk: dict[str, int] = Field(default_factory=dict)
+    """The same by stage."""
     summary: str
     """One line with the numbers of the decision."""
     rejected: tuple[Rejected, ...] = ()

@@ -56,6 +56,8 @@ def test_the_json_adds_up() -> None:
             assert sum(items) == pytest.approx(gib, abs=0.001)
         assert phase["allocated_gib"] <= phase["reserved_gib"] <= phase["device_gib"]
     assert facts["host_gib"] == pytest.approx(14.8, abs=0.1)
+    assert sum(facts["disk"].values()) == pytest.approx(facts["disk_gib"], abs=0.001)
+    assert facts["phases"]["serve"]["kv_tokens"] >= 1152 * facts["phases"]["serve"]["max_sequences"] > 0
     assert facts["plan"]["micro_batch_size"] * facts["plan"]["accumulation_steps"] == 16
 
 

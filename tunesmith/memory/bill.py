@@ -13,6 +13,7 @@ from tunesmith.memory.constants import (
     CUDA_SLACK_NF4,
     NUM_CHECKPOINTS,
 )
+from tunesmith.memory.serving import serve_items
 from tunesmith.memory.shape import ModelShape
 from tunesmith.memory.step import Step
 from tunesmith.memory.training import (
@@ -83,13 +84,17 @@ def max_model_len(recipe: Recipe) -> int:
     return recipe.serve.max_model_len or recipe.train.max_length + recipe.evaluate.max_new_tokens
 
 
-def disk_bytes(case: Case) -> int:
-    """What the store grows by at most: snapshot, kept checkpoints and one being written, tuned, merged, quantized."""
+def disk_items(case: Case) -> dict[str, int]:
+    """What each stage adds to the store at most, bytes; checkpoints go when the training is done."""
     method, shape, quantize = case.recipe.train, case.shape, case.recipe.quantize
     trained = trained_params(shape, method) * 4
-    kept = (NUM_CHECKPOINTS + 1) * 3 * trained
-    served = phases.served_bytes(shape, quantize) if isinstance(quantize, Gptq) else 0
-    return case.source.total_bytes + kept + trained + 2 * shape.params + served
+    packed = {"quantize": phases.served_bytes(shape, quantize)} if isinstance(quantize, Gptq) else {}
+    return {
+        "download": case.source.total_bytes,
+        "train": (NUM_CHECKPOINTS + 1) * 3 * trained + trained,
+        "merge": 2 * shape.params,
+        **packed,
+    }
 
 
 def _phases(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
@@ -111,7 +116,7 @@ def _on_cpu(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
         found.append(("quantize", "device", process | quantizing))
     evaluating = phases.evaluate_items(shape, recipe.evaluate, layout.evaluation_rows, recipe.train.max_length, 4)
     found.append(("evaluate", "device", process | evaluating | mapped))
-    serving = phases.serve_items(shape, recipe.quantize, recipe.serve, max_model_len(recipe), "cpu")
+    serving = serve_items(shape, recipe.quantize, recipe.serve, max_model_len(recipe), "cpu")
     return [*found, ("serve", "device", serving)]
 
 
@@ -134,7 +139,7 @@ def _on_cuda(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
         found.append(("quantize", "host", in_16_bits))
     found.append(("evaluate", "device", _allocated(evaluating | adapter, CUDA_SLACK)))
     found.append(("evaluate", "host", in_16_bits))
-    serving = phases.serve_items(shape, recipe.quantize, recipe.serve, max_model_len(recipe), "cuda")
+    serving = serve_items(shape, recipe.quantize, recipe.serve, max_model_len(recipe), "cuda")
     return [*found, ("serve", "device", {"CUDA context": CUDA_CONTEXT_BYTES, **serving})]
 
 

@@ -21,6 +21,8 @@ CUDA_GRAPHS_BYTES = GIB
 """vLLM's captured graphs."""
 SERVER_BATCH_TOKENS = 2048
 """vLLM's max_num_batched_tokens, which its start-up profile runs."""
+SERVER_UTILIZATION = 0.92
+"""vLLM's gpu_memory_utilization where the recipe does not say."""
 SERVER_SEQUENCES = 256
 """vLLM's max_num_seqs, whose logits its start-up profile samples from."""
 

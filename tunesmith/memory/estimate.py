@@ -45,6 +45,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         ],
         "host_gib": _gib(beside),
         "disk_gib": _gib(plan.disk_bytes),
+        "disk": {stage: _gib(size) for stage, size in plan.disk.items()},
         "plan": _chosen(plan),
         "rejected": [{"plan": rung.plan, "high_gib": _gib(rung.high_bytes), "why": rung.why} for rung in plan.rejected],
     }

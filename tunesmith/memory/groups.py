@@ -4,8 +4,8 @@ from tunesmith.errors import GroupSizeError
 from tunesmith.memory.shape import ModelShape
 from tunesmith.specs.quantize import Gptq, Quantize
 
-_KNOWN = (16, 32, 64, 128, 256, 512, 1024)
-"""What gptqmodel takes (its QuantizeConfig); vLLM's kernels take 32, 64 and 128 of them."""
+_KNOWN = (32, 64, 128)
+"""What both can do: gptqmodel, which makes them and takes more, and vLLM's kernels, which must load them."""
 
 
 def check_group_size(quantize: Quantize, shape: ModelShape) -> None:

@@ -1,18 +1,10 @@
-"""What the phases around training need: loading, evaluating, merging, quantizing, serving."""
+"""What the phases around training need: evaluating, merging, quantizing."""
 
-from tunesmith.memory.constants import (
-    CPU_PROCESS_BYTES,
-    CUDA_GRAPHS_BYTES,
-    GIB,
-    SERVER_BATCH_TOKENS,
-    SERVER_PROCESS_BYTES,
-    SERVER_SEQUENCES,
-)
+from tunesmith.memory.constants import CPU_PROCESS_BYTES
 from tunesmith.memory.shape import ModelShape
 from tunesmith.memory.training import Items
 from tunesmith.specs.evaluate import EvaluateSpec
 from tunesmith.specs.quantize import Gptq, Quantize
-from tunesmith.specs.serve import Serve
 
 
 def evaluate_items(shape: ModelShape, spec: EvaluateSpec, rows: int, max_length: int, number_bytes: int) -> Items:
@@ -26,7 +18,7 @@ def evaluate_items(shape: ModelShape, spec: EvaluateSpec, rows: int, max_length:
     return {
         f"weights ({_named(number_bytes)})": shape.params * number_bytes,
         f"KV cache ({rows} rows)": tokens * shape.kv_values_per_token() * number_bytes,
-        "one block's activations": tokens * _block_width(shape) * number_bytes,
+        "one block's activations": tokens * block_width(shape) * number_bytes,
         "logits and loss": shape.vocab * (columns * number_bytes + max_length * 8),
     }
 
@@ -47,20 +39,7 @@ def quantize_items(shape: ModelShape, spec: Gptq) -> Items:
         "Hessian, inverse, Cholesky factor": 3 * 4 * width * width,
         "one layer (fp32)": 2 * 4 * shape.largest_linear,
         "calibration rows": 2 * 2 * rows * shape.hidden,
-        "one block's activations": 2 * spec.calibration.max_length * _block_width(shape),
-    }
-
-
-def serve_items(shape: ModelShape, quantize: Quantize, spec: Serve, max_model_len: int, device: str) -> Items:
-    """vLLM: on a GPU at least one full sequence of KV cache must fit; on a CPU the cache has the size asked for."""
-    weights = {f"weights ({served_precision(quantize)})": served_bytes(shape, quantize)}
-    if device == "cpu":
-        return {"process": SERVER_PROCESS_BYTES, **weights, "KV cache": spec.kv_cache_gib * GIB}
-    return weights | {
-        f"KV cache (one sequence of {max_model_len})": 2 * max_model_len * shape.kv_values_per_token(),
-        "one block's activations": 2 * SERVER_BATCH_TOKENS * _block_width(shape),
-        "logits of the start-up profile": 10 * SERVER_SEQUENCES * shape.vocab,
-        "CUDA graphs": CUDA_GRAPHS_BYTES,
+        "one block's activations": 2 * spec.calibration.max_length * block_width(shape),
     }
 
 
@@ -77,7 +56,7 @@ def served_precision(quantize: Quantize) -> str:
     return f"int{quantize.bits}" if isinstance(quantize, Gptq) else "bf16"
 
 
-def _block_width(shape: ModelShape) -> int:
+def block_width(shape: ModelShape) -> int:
     """Numbers per token a block has alive at once without gradients: residual, norm, and the MLP's three."""
     return 4 * shape.hidden + 3 * shape.ffn
 

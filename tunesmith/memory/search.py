@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tunesmith.artifacts import BillItem, Hardware, Plan, Rejected
-from tunesmith.memory.bill import Case, DeviceKind, Layout, bill, disk_bytes, max_model_len, peaks
+from tunesmith.memory.bill import Case, DeviceKind, Layout, bill, disk_items, max_model_len, peaks
 from tunesmith.memory.constants import GIB
 from tunesmith.memory.ladder import rungs, steps
 from tunesmith.memory.parallel import transfer_seconds
+from tunesmith.memory.serving import cache_room
 from tunesmith.memory.step import Step
 from tunesmith.memory.training import states
 from tunesmith.specs.spec import fingerprint
@@ -111,6 +112,10 @@ def settle(way: Way, case: Case, hardware: Hardware, rejected: tuple[Rejected, .
     seconds = transfer_seconds(
         step.parallel, states(case.shape, step), way.layout.accumulation_steps, step.gradient_checkpointing
     )
+    room = cache_room(
+        case.shape, case.recipe.quantize, case.recipe.serve, max_model_len(case.recipe),
+        hardware.devices[0].memory_bytes, way.layout.device,
+    )  # fmt: skip
     return Plan(
         fingerprint=_fingerprint(case, hardware),
         device=way.layout.device,
@@ -120,10 +125,13 @@ def settle(way: Way, case: Case, hardware: Hardware, rejected: tuple[Rejected, .
         peak_bytes=max(peaks(items).values()),
         budget_bytes=budget,
         bill=items,
-        disk_bytes=disk_bytes(case),
+        disk_bytes=sum(disk_items(case).values()),
+        disk=disk_items(case),
         summary=_summary(case, way, budget, seconds),
         rejected=rejected,
         transfer_seconds=seconds,
+        kv_tokens=room.tokens,
+        max_sequences=room.sequences,
     )
 
 
