@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tunesmith.artifacts import Plan
 from tunesmith.environments import CHECKOUT, interpreter
 from tunesmith.memory.step import Step
 
@@ -65,6 +66,7 @@ class Case(NamedTuple):
     length: int = 512
     accumulates: bool = False
     optimizer: str = "adamw_fused"
+    loss: str = "full"
     train: Mapping[str, Any] = MappingProxyType({})
     """Settings of the method."""
     config: Mapping[str, Any] = MappingProxyType({})
@@ -74,7 +76,8 @@ class Case(NamedTuple):
     def name(self) -> str:
         words = [self.kind, self.method, self.arithmetic, self.attention, f"{self.micro} x {self.length}"]
         words += ["checkpointed"] * self.checkpointing + ["untied"] * (not self.tied)
-        words += ["accumulating"] * self.accumulates + [self.optimizer] * (self.optimizer != "adamw_fused")
+        words += ["accumulating"] * self.accumulates + ["loss in pieces"] * (self.loss == "chunked")
+        words += [self.optimizer] * (self.optimizer != "adamw_fused")
         return ", ".join(words + [f"{key} {value}" for key, value in self.train.items()])
 
     @property
@@ -93,6 +96,7 @@ class Case(NamedTuple):
                 "accumulates": self.accumulates,
                 "attention": self.attention,
                 "optimizer": self.optimizer,
+                "loss": self.loss,
             }
         )
 
@@ -109,10 +113,12 @@ CASES = (
     Case("qwen3", "lora", "amp", attention="eager", accumulates=True),
     Case("qwen3", "lora", "fp32", checkpointing=True, attention="eager", micro=2),
     Case("qwen3", "lora", "bf16", micro=2),
-    Case("gemma2", "full", "fp32", config={"sliding_window": 128}),
-    Case("gemma2", "lora", "amp", checkpointing=True, micro=2),
+    Case("gemma2", "full", "fp32", attention="eager", config={"sliding_window": 128}),
+    Case("gemma2", "lora", "amp", attention="eager", checkpointing=True, micro=2),
     Case("llama", "qlora", "fp32", tied=False),
     Case("llama", "qlora", "amp", checkpointing=True, micro=2),
+    Case("qwen2", "full", "amp", micro=2, loss="chunked"),
+    Case("llama", "lora", "amp", checkpointing=True, loss="chunked", length=1024),
     Case("qwen2", "qlora", "amp", tied=False, train={"targets": ("q_proj", "v_proj")}),
 )
 
@@ -203,7 +209,6 @@ def real_peaks(config: dict[str, Any], step: Step) -> Peaks:
 @contextmanager
 def _loaded(config: dict[str, Any], step: Step) -> Iterator[Any]:
     """A random model of that configuration, saved and loaded as the train stage does."""
-    import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     from tunesmith.stages.train.model import load_model
@@ -211,41 +216,32 @@ def _loaded(config: dict[str, Any], step: Step) -> Iterator[Any]:
     parsed = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
     with tempfile.TemporaryDirectory() as folder:
         AutoModelForCausalLM.from_config(parsed).save_pretrained(folder)
-        model = load_model(Path(folder), step.method, _plan(step))
-        if step.attention == "eager":
-            model.set_attn_implementation("eager")
-        yield model.to(torch.bfloat16) if (step.method.method, step.arithmetic) == ("full", "bf16") else model
+        yield load_model(Path(folder), step.method, _plan(step))
 
 
-def _plan(step: Step) -> Any:
-    from tunesmith.artifacts import Plan
-
+def _plan(step: Step) -> Plan:
+    accumulation = 2 if step.accumulates else 1
     return Plan(
-        fingerprint="0", device="cpu", precision="fp32" if step.arithmetic == "fp32" else "bf16",
-        micro_batch_size=step.micro_batch_size, accumulation_steps=2 if step.accumulates else 1,
-        gradient_checkpointing=step.gradient_checkpointing, peak_bytes=0, budget_bytes=0, bill=(), disk_bytes=0,
-        summary="",
+        fingerprint="0", device="cpu", step=step, accumulation_steps=accumulation,
+        low_bytes=0, peak_bytes=0, budget_bytes=0, bill=(), disk_bytes=0, summary="",
     )  # fmt: skip
 
 
 def _trainer(model: Any, step: Step, folder: str) -> Any:
-    """With the train stage's arguments, as far as memory depends on them."""
-    from transformers import Trainer, TrainingArguments
+    """As the train stage makes it, with its own arguments."""
+    from transformers import Trainer
     from transformers.trainer_callback import PrinterCallback
 
     from tunesmith.stages.train.data import Collator
+    from tunesmith.stages.train.loss import ChunkedLoss
+    from tunesmith.stages.train.trainer import settle, training_arguments
 
-    arguments = TrainingArguments(
-        output_dir=folder, max_steps=2, per_device_train_batch_size=step.micro_batch_size,
-        gradient_accumulation_steps=2 if step.accumulates else 1,
-        activation_checkpointing=step.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        max_grad_norm=step.method.max_grad_norm, weight_decay=step.method.weight_decay,
-        optim="adamw_torch_fused" if step.optimizer == "adamw_fused" else "adamw_torch",
-        bf16=step.arithmetic == "amp", use_cpu=True, save_strategy="no", logging_strategy="no",
-        dataloader_pin_memory=False, remove_unused_columns=False, disable_tqdm=True, report_to="none",
-    )  # fmt: skip
-    trainer = Trainer(model=model, args=arguments, train_dataset=_rows(step), data_collator=Collator(0))
+    settle(0, _plan(step))
+    loss = ChunkedLoss(model, step.arithmetic == "amp") if step.loss == "chunked" else None
+    arguments = training_arguments(step.method, _plan(step), Path(folder))
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=_rows(step), data_collator=Collator(0), compute_loss_func=loss
+    )
     if step.optimizer == "adamw_foreach":
         trainer.create_optimizer()
         for group in trainer.optimizer.param_groups:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.memory.cases import QWEN_7B, SMOLLM2, cpu, gpu, recipe, source
 from tunesmith.artifacts import Hardware, Plan
 from tunesmith.errors import DoesNotFit, GroupSizeError, RecipeError, revive
+from tunesmith.memory import catalogue
 from tunesmith.memory.bill import peaks
 from tunesmith.memory.constants import GIB
 from tunesmith.memory.parallel import Parallel, held
@@ -205,3 +206,11 @@ def test_sharded_states_add_up(world: int, length: int) -> None:
     share = held(whole, Parallel(strategy="zero3", world_size=world))
     for mine, all_of_it in zip(share[:3], (whole.weights, whole.gradients, whole.optimizer), strict=True):
         assert all_of_it <= mine * world < all_of_it + world
+
+
+def test_capped_scores_are_written_out() -> None:
+    gemma = source(catalogue.lookup("google/gemma-2-2b") or {}, "google/gemma-2-2b", 5)
+    assert make_plan(recipe(), gemma, gpu(40)).step.attention == "eager"
+    assert make_plan(recipe(), QWEN, gpu(40)).step.attention == "sdpa"
+    with pytest.raises(RecipeError, match=r"train\.attention sdpa: gemma2 caps its attention scores"):
+        make_plan(recipe({"attention": "sdpa"}), gemma, gpu(40))

@@ -27,12 +27,13 @@ class Rung(NamedTuple):
     loss: Loss
     optimizer: Optimizer
     parallel: Parallel
+    attention: Attention
 
 
 def rungs(case: Case, hardware: Hardware) -> Iterator[Rung]:
     """From the fastest to the most frugal; what the recipe states is on all of them."""
     train, method = case.recipe.train, _asked(case.recipe.train)
-    rung = Rung("as asked", method, _loss(train), _optimizer(train), _parallel(case, hardware, "ddp"))
+    rung = Rung("as asked", method, _loss(train), _optimizer(train), _parallel(case, hardware, "ddp"), _attention(case))
     yield rung
     if train.loss == "auto" and not _scales_logits(case):
         yield (rung := rung._replace(name="chunked loss", loss="chunked"))
@@ -70,7 +71,7 @@ def _step(rung: Rung, train: TrainSpec, device: DeviceKind, micro: int, accumula
         micro_batch_size=micro,
         gradient_checkpointing=recomputed,
         accumulates=accumulation > 1,
-        attention=_attention(train),
+        attention=rung.attention,
         optimizer=rung.optimizer,
         adapter_precision="fp32" if isinstance(rung.method, Full) else rung.method.adapter_precision,
         loss=rung.loss,
@@ -138,5 +139,9 @@ def _optimizer(train: TrainSpec) -> Optimizer:
     return "adamw_fused" if train.optimizer == "auto" else train.optimizer
 
 
-def _attention(train: TrainSpec) -> Attention:
-    return "sdpa" if train.attention == "auto" else train.attention
+def _attention(case: Case) -> Attention:
+    """transformers has no fused kernels for capped scores."""
+    asked = case.recipe.train.attention
+    if asked != "auto":
+        return asked
+    return "eager" if case.shape.softcap else "sdpa"

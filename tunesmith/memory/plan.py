@@ -70,8 +70,17 @@ def make_case(recipe: Recipe, source: ModelSource) -> Case:
     shape = ModelShape.from_config(source.config)
     _refuse_unbilled(shape)
     _check_targets(recipe, shape)
+    _check_attention(recipe, shape)
     check_group_size(recipe.quantize, shape)
     return Case(recipe, source, shape)
+
+
+def _check_attention(recipe: Recipe, shape: ModelShape) -> None:
+    if shape.softcap and recipe.train.attention == "sdpa":
+        raise RecipeError(
+            f"train.attention sdpa: {shape.model_type} caps its attention scores, which torch's fused kernels cannot: "
+            "write eager, or leave it out."
+        )
 
 
 def _refuse_unbilled(shape: ModelShape) -> None:

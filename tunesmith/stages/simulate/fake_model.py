@@ -19,7 +19,7 @@ from tunesmith.errors import ModelError, RecipeError
 from tunesmith.memory.step import Attention, Step
 from tunesmith.specs.train import Full, SettledTrain
 from tunesmith.stages.simulate.kernels import FLASH_LIBRARY, Kernels
-from tunesmith.stages.train.model import _adapter, _nf4
+from tunesmith.stages.train.model import adapter_config, nf4_config
 
 _REFUSALS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, StrictDataclassError,
@@ -82,7 +82,7 @@ def meta_model(config: Mapping[str, Any], loading: Loading) -> PreTrainedModel |
     if not loading.has_adapter:
         return model
     assert not isinstance(loading.method, Full)
-    adapter = _adapter(model, loading.method)
+    adapter = adapter_config(model, loading.method)
     try:
         return get_peft_model(model, adapter, autocast_adapter_dtype=loading.adapter_in_float32)
     except ValueError as error:
@@ -121,7 +121,7 @@ def _implementation(config: PretrainedConfig, attention: Attention) -> str | Non
 
 def _pack(model: PreTrainedModel, loading: Loading) -> None:
     """The steps of from_pretrained with a quantization_config, and what the trainer does after it."""
-    quantizer = AutoHfQuantizer.from_config(_nf4(loading.dtype))
+    quantizer = AutoHfQuantizer.from_config(nf4_config(loading.dtype))
     quantizer.preprocess_model(model, dtype=loading.dtype, device_map={"": "cpu"})
     quantizer.postprocess_model(model)
     if loading.is_trained:

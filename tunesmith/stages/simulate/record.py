@@ -25,8 +25,8 @@ def record_step(config: Mapping[str, Any], step: Step, kernels: Kernels) -> Reco
     stand = _Stand(config, for_training(step), kernels)
     optimizer = optimizer_of(stand.model, step, stand.tracer)
     with stand.at_work():
-        prepare(stand.model, step)
-        owners = train_twice(stand.model, optimizer, step, stand.tracer, kernels)
+        loss_of = prepare(stand.model, step)
+        owners = train_twice(stand.model, optimizer, loss_of, step, stand.tracer, kernels)
     return stand.recording(owners)
 
 

@@ -1,7 +1,5 @@
 """One optimizer step of the train stage, and one batch of the evaluate stage, run for their allocations alone."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from types import MethodType
 
 import torch
@@ -9,7 +7,6 @@ from accelerate.utils.operations import convert_outputs_to_fp32
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
-from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
 from tunesmith.memory.step import Step
@@ -17,25 +14,32 @@ from tunesmith.stages.simulate.kernels import Kernels
 from tunesmith.stages.simulate.optimizers import states_of
 from tunesmith.stages.simulate.owners import CACHE, GRADIENTS, STATES, claimed
 from tunesmith.stages.simulate.tracing import Tracer
+from tunesmith.stages.train.loss import ChunkedLoss
 
 FIRST, FORWARD_BACKWARD, OPTIMIZER, EVALUATE = "first step", "forward_backward", "optimizer", "evaluate"
 
-CHUNK_TOKENS = 256
-"""Tokens whose logits a chunked loss has at once."""
 
-
-def prepare(model: nn.Module, step: Step) -> None:
-    """What Trainer does to a model before the first step: checkpointing, and autocast around its forward pass."""
+def prepare(model: nn.Module, step: Step) -> ChunkedLoss | None:
+    """What the train stage and Trainer do to a model before the first step: checkpointing, and autocast around its
+    forward pass. Returns what computes the loss where that is not the model.
+    """
     model.train()
+    loss_of = ChunkedLoss(model, step.arithmetic == "amp") if step.loss == "chunked" else None
     if step.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if step.arithmetic == "amp":
         autocast = torch.autocast("cpu", dtype=torch.bfloat16)
         model.forward = MethodType(convert_outputs_to_fp32(autocast(model.forward.__func__)), model)
+    return loss_of
 
 
 def train_twice(
-    model: nn.Module, optimizer: torch.optim.Optimizer, step: Step, tracer: Tracer, kernels: Kernels
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: ChunkedLoss | None,
+    step: Step,
+    tracer: Tracer,
+    kernels: Kernels,
 ) -> dict[int, str]:
     """The first step, which makes the optimizer's states, and a second one, marked by phase.
 
@@ -47,7 +51,7 @@ def train_twice(
         tracer.mark(marks[0])
         tracer.moment = "forward"
         batch = _batch(step)
-        _forward_backward(model, step, batch, tracer)
+        _forward_backward(model, loss_of, batch, tracer)
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         owners |= claimed((weight.grad for weight in weights), GRADIENTS, tracer)
         tracer.mark(marks[1])
@@ -60,8 +64,9 @@ def train_twice(
     return owners
 
 
-def _forward_backward(model: nn.Module, step: Step, batch: dict[str, Tensor], tracer: Tracer) -> None:
-    loss = _chunked_loss(model, step, **batch) if step.loss == "chunked" else _loss(model, batch)
+def _forward_backward(model: nn.Module, loss_of: ChunkedLoss | None, batch: dict[str, Tensor], tracer: Tracer) -> None:
+    # As in Trainer.compute_loss the logits end with that frame, before the backward pass.
+    loss = _loss(model, loss_of, **batch)
     tracer.moment = "backward"
     loss.backward()
 
@@ -73,36 +78,13 @@ def _batch(step: Step) -> dict[str, Tensor]:
     return {name: torch.zeros(shape, dtype=torch.long) for name in names}
 
 
-def _loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    # As in Trainer.compute_loss the logits end with this frame, before the backward pass.
-    loss: Tensor = model(**batch, num_items_in_batch=torch.ones((), dtype=torch.long))["loss"]
+def _loss(model: nn.Module, loss_of: ChunkedLoss | None, labels: Tensor, **inputs: Tensor) -> Tensor:
+    """Computed by the model, or from its outputs by `loss_of`."""
+    count = torch.ones((), dtype=torch.long)
+    if loss_of is not None:
+        return loss_of(model(**inputs, num_items_in_batch=count), labels, num_items_in_batch=count)
+    loss: Tensor = model(**inputs, labels=labels, num_items_in_batch=count)["loss"]
     return loss
-
-
-def _chunked_loss(
-    model: nn.Module, step: Step, input_ids: Tensor, labels: Tensor, attention_mask: Tensor | None = None
-) -> Tensor:
-    """Cross-entropy a few tokens at a time, whose logits are computed again in the backward pass."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    with _autocast(step):
-        hidden = inner.get_decoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        hidden, labels = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-        chunks = zip(hidden.split(CHUNK_TOKENS), labels.split(CHUNK_TOKENS), strict=True)
-        losses = [checkpoint(_head_loss, inner, *chunk, use_reentrant=False) for chunk in chunks]
-    return torch.stack(losses).sum() / labels.numel()
-
-
-def _head_loss(inner: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
-    logits = inner.get_output_embeddings()(hidden)
-    if (cap := getattr(inner.config, "final_logit_softcapping", None)) is not None:
-        logits = torch.tanh(logits / cap) * cap
-    return functional.cross_entropy(logits.float(), labels, reduction="sum")
-
-
-@contextmanager
-def _autocast(step: Step) -> Iterator[None]:
-    with torch.autocast("cpu", dtype=torch.bfloat16) if step.arithmetic == "amp" else nullcontext():
-        yield
 
 
 def evaluate(model: nn.Module, rows: int, tokens: int, kept: int, tracer: Tracer) -> dict[int, str]:

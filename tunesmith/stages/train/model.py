@@ -28,7 +28,7 @@ def load_model(folder: Path, spec: SettledTrain, plan: Plan) -> PreTrainedModel 
         folder,
         attn_implementation=_ATTENTION[plan.step.attention],
         dtype=torch.float32 if wide else frozen,
-        quantization_config=_nf4(frozen) if isinstance(spec, QLora) else None,
+        quantization_config=nf4_config(frozen) if isinstance(spec, QLora) else None,
         device_map={"": 0 if plan.device == "cuda" else "cpu"} if isinstance(spec, QLora) else None,
     )
     model.config.use_cache = False
@@ -38,10 +38,11 @@ def load_model(folder: Path, spec: SettledTrain, plan: Plan) -> PreTrainedModel 
         return model
     # PEFT widens an adapter to float32 unless told to leave it in the base's precision.
     wide = plan.step.adapter_precision == "fp32"
-    return get_peft_model(model, _adapter(model, spec), autocast_adapter_dtype=wide)
+    return get_peft_model(model, adapter_config(model, spec), autocast_adapter_dtype=wide)
 
 
-def _nf4(compute: torch.dtype) -> BitsAndBytesConfig:
+def nf4_config(compute: torch.dtype) -> BitsAndBytesConfig:
+    """NF4 with double quantization (arXiv 2305.14314, section 3), unpacked to `compute` for every product."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -50,7 +51,8 @@ def _nf4(compute: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def _adapter(model: PreTrainedModel, spec: Lora | QLora) -> LoraConfig:
+def adapter_config(model: PreTrainedModel, spec: Lora | QLora) -> LoraConfig:
+    """The adapter that `spec` describes; raises RecipeError for targets the model does not have."""
     if spec.targets != "all-linear":
         _check_targets(model, spec.targets)
     return LoraConfig(

@@ -40,7 +40,7 @@ def train(job: TrainJob, room: Room) -> Made:
     Raises DataError or RecipeError for rows or targets that cannot be used, and Never when the loss diverges.
     """
     _check_batch(job.spec, job.plan)
-    _settle(job.spec.seed, job.plan)
+    settle(job.spec.seed, job.plan)
     base = room.store.out(job.base)
     tokenizer = load_tokenizer(base)
     rows = load_rows(room.store.out(job.data) / "train.jsonl", tokenizer, job.spec.max_length, job.too_long)
@@ -49,7 +49,7 @@ def train(job: TrainJob, room: Room) -> Made:
     progress = Progress(room)
     trainer = Trainer(
         model=model,
-        args=_arguments(job.spec, job.plan, room.scratch / "checkpoints"),
+        args=training_arguments(job.spec, job.plan, room.scratch / "checkpoints"),
         train_dataset=rows,
         data_collator=Collator(tokenizer.pad_token_id),
         compute_loss_func=ChunkedLoss(model, job.plan.step.arithmetic == "amp") if _in_pieces(job.plan) else None,
@@ -74,7 +74,7 @@ def _check_batch(spec: SettledTrain, plan: Plan) -> None:
         )
 
 
-def _settle(seed: int, plan: Plan) -> None:
+def settle(seed: int, plan: Plan) -> None:
     """Everything random seeded and every kernel with a choice told to take the repeatable one."""
     if plan.device == "cuda":
         # The plan is for one device; seeing more, the trainer would split the batch over them.
@@ -87,7 +87,8 @@ def _settle(seed: int, plan: Plan) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 
-def _arguments(spec: SettledTrain, plan: Plan, checkpoints: Path) -> TrainingArguments:
+def training_arguments(spec: SettledTrain, plan: Plan, checkpoints: Path) -> TrainingArguments:
+    """The recipe and the plan in transformers' words."""
     return TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=spec.epochs or 1.0,
