@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.memory.cases import QWEN_7B
+from tests.memory.cases import QWEN_7B, cpu
 from tunesmith.errors import DoesNotFit, HubUnavailable, ModelError, RecipeError
 from tunesmith.forecast import estimate
 from tunesmith.memory.cards import find_card
@@ -18,8 +18,9 @@ MODEL = "Qwen/Qwen2.5-7B-Instruct"
 
 
 @pytest.fixture(autouse=True)
-def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def neither_hub_nor_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("tunesmith.hardware.detect", cpu)
 
 
 def asked(target: str | Path = MODEL, machine: Machine = ONE_80, **settings: Any) -> Any:
@@ -161,3 +162,15 @@ def test_what_cannot_be_solved_for_is_said() -> None:
         estimate(pose(MODEL, {}, ONE_80), "colour")
     with pytest.raises(RecipeError, match="full fine-tuning has no rank"):
         estimate(pose(MODEL, {"train.method": "full"}, ONE_80), "rank")
+
+
+def test_solving_asks_for_the_hardware_and_shares_that_work_out() -> None:
+    with pytest.raises(RecipeError, match="--solve needs to know the hardware"):
+        estimate(pose(MODEL, {}, Machine()), "max_length")
+    with pytest.raises(RecipeError, match="cannot be shared over 3 GPUs"):
+        estimate(pose(MODEL, {}, Machine(gpus=3, memory_gib=80)), "max_length")
+
+
+def test_packed_weights_are_not_sharded_by_deepspeed() -> None:
+    with pytest.raises(RecipeError, match="choose fsdp, or lora"):
+        asked(train__method="qlora", parallel__strategy="zero3")

@@ -4,10 +4,11 @@ from typing import Any, NamedTuple
 
 from tunesmith import hardware, runner
 from tunesmith.artifacts import ModelSource, Plan, Resolved, Simulation
+from tunesmith.errors import RecipeError
 from tunesmith.ledger import Entry, entries
 from tunesmith.memory.confirm import Confirmation, simulate_job
 from tunesmith.memory.estimate import to_json
-from tunesmith.memory.plan import make_case, make_plan, on_smallest_card
+from tunesmith.memory.plan import check_shares, make_case, make_plan, on_smallest_card
 from tunesmith.memory.solve import Solution, solve
 from tunesmith.nearside import estimate_into
 from tunesmith.pipeline import lay_out
@@ -58,12 +59,17 @@ def estimate(question: Question, unknown: str | None = None) -> Estimated:
     recipe, source, machine = question
     if machine is None:
         found = hardware.detect()
-        if found.device == "cpu" and not unknown:
+        if found.device == "cpu" and unknown:
+            raise RecipeError("--solve needs to know the hardware: give --gpu NAME, or --gpus and --gpu-memory.")
+        if found.device == "cpu":
             return Estimated(question, *on_smallest_card(recipe, source))
         machine = found
     if unknown is None:
         return Estimated(question, make_plan(recipe, source, machine))
-    solved = solve(unknown, make_case(recipe, source), hardware.available(recipe.hardware, machine))
+    usable = hardware.available(recipe.hardware, machine)
+    if unknown != "gpus":
+        check_shares(recipe, len(usable.devices))
+    solved = solve(unknown, make_case(recipe, source), usable)
     return Estimated(question, solved.plan, solved=solved)
 
 

@@ -99,9 +99,10 @@ def hub_source(recipe: Recipe) -> ModelSource:
             from tunesmith.hub.listing import resolve_model
 
             return resolve_model(recipe.model, Path(recipe.folder))
-        except HubUnavailable as error:
+        except (HubUnavailable, ModelError) as error:
+            # A table's entry will do where the repo wants a token, or has no chat template yet.
             if shipped is None:
-                raise _unknown(repo, error) from error
+                raise (_unknown(repo, error) if isinstance(error, HubUnavailable) else error) from error
     assert shipped is not None
     size = catalogue.weight_bytes(repo)
     sizes = _split(size) if size else _guess(shipped)

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from tests.memory.cases import QWEN_7B, SMOLLM2, recipe
 from tunesmith.memory.activations import Kept, block_bytes
 from tunesmith.memory.constants import GIB
+from tunesmith.memory.parallel import Parallel
 from tunesmith.memory.shape import ModelShape
 from tunesmith.memory.step import Arithmetic, Step
-from tunesmith.memory.training import nf4_bytes, step_items, total, trained_params
+from tunesmith.memory.training import moments, nf4_bytes, step_items, total, trained_params
 
 QWEN, SMALL = ModelShape.from_config(QWEN_7B), ModelShape.from_config(SMOLLM2)
 LORA = {"method": "lora", "rank": 16, "max_length": 2048}
@@ -148,3 +149,24 @@ def test_only_whether_gradients_accumulate_counts() -> None:
     alone = step(FULL)
     accumulating = alone.model_copy(update={"accumulates": True})
     assert total(step_items(QWEN, accumulating)) > total(step_items(QWEN, alone))
+
+
+@pytest.mark.parametrize(("strategy", "shares"), [("ddp", 1), ("zero2", 8), ("fsdp", 8)])
+def test_foreach_makes_temporaries_of_what_this_gpu_updates(strategy: str, shares: int) -> None:
+    alone = step(FULL).model_copy(update={"optimizer": "adamw_foreach"})
+    spread = alone.model_copy(update={"parallel": Parallel(strategy=strategy, world_size=8)})
+    size = moments(QWEN, alone)["optimizer"]["optimizer's temporaries"]
+    assert moments(QWEN, spread)["optimizer"]["optimizer's temporaries"] == -(-size // shares)
+
+
+def test_blocks_are_gathered_only_while_they_run() -> None:
+    found = moments(QWEN, step(FULL).model_copy(update={"parallel": Parallel(strategy="fsdp", world_size=8)}))
+    gathered = {name: items["gathered weights (FSDP2)"] for name, items in found.items()}
+    assert gathered["first block"] - gathered["loss"] == 2 * 2 * QWEN.layer_params
+    assert gathered["loss"] == 2 * (QWEN.embedding_params + QWEN.head_params)
+
+
+def test_adapters_of_the_bases_own_precision_copy_no_inputs() -> None:
+    wide, same = (step(LORA).model_copy(update={"adapter_precision": precision}) for precision in ("fp32", "bf16"))
+    saved = [moments(QWEN, one)["loss"]["activations"] for one in (wide, same)]
+    assert saved[0] - saved[1] > 4 * GIB

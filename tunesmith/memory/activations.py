@@ -28,6 +28,8 @@ class Kept(NamedTuple):
     """Rows of different lengths share a batch, so there is a mask."""
     eager: bool = False
     """The scores are written out."""
+    adapter_bytes: int = 4
+    """Of one of the adapter's numbers."""
 
     @property
     def compute_bytes(self) -> int:
@@ -98,17 +100,24 @@ def _inputs(shape: ModelShape, kept: Kept) -> int:
 
 
 def _adapter_inputs(shape: ModelShape, kept: Kept) -> int:
-    """4r per target (autocast: 2r), and its input.
+    """Per target, r numbers in the adapter's arithmetic, and its input.
 
-    PEFT casts the input to float32 for every target by itself: a copy each in 16 bits; none in float32, unless dropout
-    makes one. Autocast rounds each copy again and keeps that.
+    PEFT casts the input to the adapter's precision for every target by itself: a copy each where the two differ; none
+    where they agree, unless dropout makes one. Autocast rounds each copy to 16 bits and keeps that.
     """
-    ranks = (2 if kept.arithmetic == "amp" else 4) * kept.rank * len(kept.adapted)
-    if kept.arithmetic == "fp32" and not kept.dropout:
+    each = 2 if kept.arithmetic == "amp" else kept.adapter_bytes
+    ranks = each * kept.rank * len(kept.adapted)
+    if _takes_inputs_as_they_are(kept) and not kept.dropout:
         sources: set[Source] = {linear.source for linear in kept.adapted}
         return ranks + sum(_shared(shape, kept, source, each=False) for source in sources)
-    copied = (2 if kept.arithmetic == "amp" else 4) + (1 if kept.dropout else 0)
+    copied = each + (1 if kept.dropout else 0)
     return ranks + copied * sum(linear.width_in for linear in kept.adapted)
+
+
+def _takes_inputs_as_they_are(kept: Kept) -> bool:
+    """Whether the adapter's precision is that of what it reads; packed layers answer in float32 under autocast."""
+    wide = kept.arithmetic == "fp32" or (kept.arithmetic == "amp" and kept.nf4)
+    return kept.adapter_bytes == (4 if wide else 2) and not (kept.arithmetic == "amp" and wide)
 
 
 def _shared(shape: ModelShape, kept: Kept, source: Source, each: bool) -> int:

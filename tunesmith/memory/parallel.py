@@ -92,11 +92,8 @@ def optimizer_bytes(trained: int, plain: int, parallel: Parallel) -> int:
     return _MASTER_AND_MOMENTS * trained if parallel.is_zero else plain
 
 
-def passing_bytes(parallel: Parallel, states: States, block: int, root: int, hidden: int) -> dict[str, int]:
-    """Buffers and gathered weights at the fullest moment, by item.
-
-    `block` and `root` are the bytes of one block's weights and of embedding and head; `hidden` the model's width.
-    """
+def passing_bytes(parallel: Parallel, states: States, gathered: int, hidden: int) -> dict[str, int]:
+    """Buffers, and the weights gathered at the moment, by item; `hidden` is the model's width."""
     if parallel.world_size == 1:
         return {}
     found = {"NCCL": NCCL_BYTES}
@@ -107,8 +104,8 @@ def passing_bytes(parallel: Parallel, states: States, block: int, root: int, hid
         return found | {"reduce and all-gather buckets": 2 * bucket}
     if parallel.strategy == "zero3":
         # transformers' "auto": reduce hidden squared, prefetch nine tenths of that, numbers of two bytes.
-        return found | {"gathered weights (ZeRO-3)": root + 2 * block, "buckets": int(2 * 1.9 * hidden**2)}
-    return found | {"gathered weights (FSDP2)": root + 2 * block}
+        return found | {"gathered weights (ZeRO-3)": gathered, "buckets": int(2 * 1.9 * hidden**2)}
+    return found | {"gathered weights (FSDP2)": gathered}
 
 
 def transfer_seconds(parallel: Parallel, states: States, micro_batches: int, recomputes: bool) -> float:

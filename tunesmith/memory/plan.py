@@ -11,7 +11,7 @@ from tunesmith.memory.search import first_fit
 from tunesmith.memory.shape import ModelShape
 from tunesmith.specs.parallel import ParallelSpec
 from tunesmith.specs.recipe import Recipe
-from tunesmith.specs.train import Full
+from tunesmith.specs.train import Full, QLora
 
 
 def make_plan(recipe: Recipe, source: ModelSource, hardware: Hardware) -> Plan:
@@ -24,7 +24,7 @@ def make_plan(recipe: Recipe, source: ModelSource, hardware: Hardware) -> Plan:
     if reason := machine.objection(recipe.hardware, hardware):
         raise machine_refusal(case, reason)
     usable = machine.available(recipe.hardware, hardware)
-    _check_shares(recipe, len(usable.devices))
+    check_shares(recipe, len(usable.devices))
     if plan := first_fit(case, usable):
         return plan
     raise memory_refusal(case, usable)
@@ -39,8 +39,8 @@ def on_smallest_card(recipe: Recipe, source: ModelSource) -> tuple[Plan, str]:
     return found.plan, found.words
 
 
-def _check_shares(recipe: Recipe, gpus: int) -> None:
-    """Every GPU takes as many rows of the effective batch, in whole micro-batches."""
+def check_shares(recipe: Recipe, gpus: int) -> None:
+    """Raises RecipeError unless every GPU takes as many rows of the effective batch, in whole micro-batches."""
     batch, micro = recipe.train.batch_size, recipe.train.micro_batch_size or 1
     if batch % (micro * gpus):
         raise RecipeError(
@@ -71,6 +71,7 @@ def make_case(recipe: Recipe, source: ModelSource) -> Case:
     _refuse_unbilled(shape)
     _check_targets(recipe, shape)
     _check_attention(recipe, shape)
+    _check_strategy(recipe)
     check_group_size(recipe.quantize, shape)
     return Case(recipe, source, shape)
 
@@ -81,6 +82,11 @@ def _check_attention(recipe: Recipe, shape: ModelShape) -> None:
             f"train.attention sdpa: {shape.model_type} caps its attention scores, which torch's fused kernels cannot: "
             "write eager, or leave it out."
         )
+
+
+def _check_strategy(recipe: Recipe) -> None:
+    if isinstance(recipe.train, QLora) and recipe.parallel.strategy == "zero3":
+        raise RecipeError("parallel.strategy zero3: DeepSpeed does not shard packed weights: choose fsdp, or lora.")
 
 
 def _refuse_unbilled(shape: ModelShape) -> None:

@@ -12,6 +12,7 @@ from tunesmith.memory.constants import (
     SERVER_UTILIZATION,
 )
 from tunesmith.memory.kv_cache import kv_bytes, kv_bytes_per_token
+from tunesmith.memory.parallel import NCCL_BYTES
 from tunesmith.memory.phases import block_width, served_bytes, served_precision
 from tunesmith.memory.shape import ModelShape
 from tunesmith.memory.training import Items, total
@@ -37,7 +38,8 @@ def serve_items(shape: ModelShape, quantize: Quantize, spec: Serve, max_model_le
     if device == "cpu":
         return {"process": SERVER_PROCESS_BYTES, **weights, "KV cache": spec.kv_cache_gib * GIB}
     cache = kv_bytes(shape, max_model_len, parallel, chunk=SERVER_BATCH_TOKENS)
-    return weights | {f"KV cache (one sequence of {max_model_len})": cache, **_beside(shape)}
+    talking = {"NCCL": NCCL_BYTES} if parallel > 1 else {}
+    return weights | {f"KV cache (one sequence of {max_model_len})": cache, **_beside(shape), **talking}
 
 
 def cache_room(

@@ -74,8 +74,8 @@ def _with(recipe: Recipe, name: Unknown, value: int) -> Recipe:
 
 def _fewest_gpus(case: Case, hardware: Hardware) -> Solution:
     """Counts that do not divide the effective batch cannot share it out evenly."""
-    batch = case.recipe.train.batch_size
-    counts = [count for count in range(1, min(batch, _CEILING["gpus"]) + 1) if batch % count == 0]
+    batch, micro = case.recipe.train.batch_size, case.recipe.train.micro_batch_size or 1
+    counts = [count for count in range(1, min(batch, _CEILING["gpus"]) + 1) if batch % (count * micro) == 0]
     for count in counts:
         more = hardware.model_copy(update={"devices": hardware.devices[:1] * count})
         if plan := first_fit(case, more):

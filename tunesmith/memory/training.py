@@ -24,17 +24,21 @@ def moments(shape: ModelShape, step: Step) -> dict[str, Items]:
     The optimizer: all gradients, and what its kernels need beside them.
     """
     kept = kept_by(shape, step)
-    standing = standing_items(shape, step) | _passing_items(shape, step)
+    standing, passing = standing_items(shape, step), _passing_items(shape, step, blocks=2)
+    beside = _passing_items(shape, step, blocks=0)
     saved = {_activations_name(step): _saved_bytes(shape, step, kept)}
     gradients = {"gradients": _held(shape, step).gradients}
     work = {"one block's temporaries": _work_bytes(shape, step, kept)}
     before = gradients if step.accumulates else {}
+    loss = {"logits and loss": loss_bytes(shape, step)}
+    embedding = {"the embedding's gradient": _embedding_bytes(shape, step)}
+    updating = {"optimizer's temporaries": _foreach_bytes(shape, step)}
     return {
-        "loss": standing | _casts(shape, step) | saved | before | {"logits and loss": loss_bytes(shape, step)},
-        "last block": standing | _casts(shape, step) | saved | (before or _head_gradient(shape, step)) | work,
-        "first block": standing | gradients | work,
-        "embedding": standing | gradients | {"the embedding's gradient": _embedding_bytes(shape, step)},
-        "optimizer": standing | gradients | {"optimizer's temporaries": _foreach_bytes(shape, step)},
+        "loss": standing | beside | _casts(shape, step) | saved | before | loss,
+        "last block": standing | passing | _casts(shape, step) | saved | (before or _head_gradient(shape, step)) | work,
+        "first block": standing | passing | gradients | work,
+        "embedding": standing | beside | gradients | embedding,
+        "optimizer": standing | beside | gradients | updating,
     }
 
 
@@ -82,12 +86,12 @@ def _held(shape: ModelShape, step: Step) -> Held:
     return held(states(shape, step), step.parallel)
 
 
-def _passing_items(shape: ModelShape, step: Step) -> Items:
-    """Buffers and gathered weights of a spread step."""
+def _passing_items(shape: ModelShape, step: Step, blocks: int) -> Items:
+    """Buffers of a spread step, and its gathered weights: embedding and head all the time, blocks while they run."""
     number_bytes = 4 if step.arithmetic == "fp32" else 2
-    block = number_bytes * shape.layer_params
     root = number_bytes * (shape.embedding_params + shape.head_params)
-    return passing_bytes(step.parallel, states(shape, step), block, root, shape.hidden)
+    gathered = root + blocks * number_bytes * shape.layer_params
+    return passing_bytes(step.parallel, states(shape, step), gathered, shape.hidden)
 
 
 _8_BIT = 2 + 2 * 4 / 256
@@ -113,8 +117,8 @@ def _foreach_bytes(shape: ModelShape, step: Step) -> int:
     """The foreach kernels make one temporary of the size of everything this GPU updates; fused ones none."""
     if step.optimizer != "adamw_foreach":
         return 0
-    sharded = step.parallel.share(1) if step.parallel.strategy not in ("single", "ddp") else 1
-    return trained_params(shape, step.method) * step.trained_bytes // max(sharded, 1)
+    size = trained_params(shape, step.method) * step.trained_bytes
+    return size if step.parallel.strategy in ("single", "ddp") else step.parallel.share(size)
 
 
 def nf4_bytes(weights: int) -> int:
@@ -150,6 +154,7 @@ def kept_by(shape: ModelShape, step: Step) -> Kept:
         length=step.method.max_length,
         padded=step.is_padded and step.attention != "flash",
         eager=step.attention == "eager",
+        adapter_bytes=4 if step.adapter_precision == "fp32" else 2,
     )
 
 
