@@ -12,8 +12,9 @@ from tunesmith.errors import DoesNotFit, GroupSizeError, RecipeError, revive
 from tunesmith.memory import catalogue
 from tunesmith.memory.bill import peaks
 from tunesmith.memory.constants import GIB
+from tunesmith.memory.ladder import rungs
 from tunesmith.memory.parallel import Parallel, held
-from tunesmith.memory.plan import launchable, make_plan
+from tunesmith.memory.plan import launchable, make_case, make_plan
 from tunesmith.memory.shape import ModelShape
 from tunesmith.memory.training import states
 from tunesmith.specs.parallel import ParallelSpec
@@ -214,3 +215,20 @@ def test_capped_scores_are_written_out() -> None:
     assert make_plan(recipe(), QWEN, gpu(40)).step.attention == "sdpa"
     with pytest.raises(RecipeError, match=r"train\.attention sdpa: gemma2 caps its attention scores"):
         make_plan(recipe({"attention": "sdpa"}), gemma, gpu(40))
+
+
+@pytest.mark.parametrize(
+    ("asked", "tried"),
+    [
+        ({"strategy": "fsdp"}, {("fsdp", "none"), ("fsdp", "optimizer"), ("fsdp", "parameters")}),
+        ({"strategy": "zero2"}, {("zero2", "none"), ("zero2", "optimizer")}),
+        ({"strategy": "zero3", "offload": "none"}, {("zero3", "none")}),
+        ({"strategy": "ddp"}, {("ddp", "none")}),
+        ({"offload": "optimizer"}, {("zero2", "optimizer")}),
+        ({"offload": "nvme"}, {("zero3", "nvme")}),
+    ],
+)
+def test_what_the_recipe_states_stays_on_every_rung(asked: dict[str, str], tried: set[tuple[str, str]]) -> None:
+    stated = recipe({"method": "full"}).model_copy(update={"parallel": ParallelSpec.model_validate(asked)})
+    found = rungs(make_case(stated, QWEN), gpu(24, 4))
+    assert {(rung.parallel.strategy, rung.parallel.offload) for rung in found} == tried

@@ -12,7 +12,7 @@ from tunesmith.artifacts import Hardware
 from tunesmith.memory.bill import Case, DeviceKind
 from tunesmith.memory.parallel import Parallel
 from tunesmith.memory.step import Arithmetic, Attention, Loss, Optimizer, Step
-from tunesmith.specs.parallel import Strategy
+from tunesmith.specs.parallel import SHARDS_WEIGHTS, Offload, Strategy
 from tunesmith.specs.train import AutoAdapter, Full, QLora, SettledTrain, TrainSpec
 
 _SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -96,15 +96,22 @@ def _spread(case: Case, hardware: Hardware, rung: Rung) -> Iterator[Rung]:
         for strategy in _sharding(rung.method):
             rung = rung._replace(name=strategy, parallel=_parallel(case, hardware, strategy))
             yield rung
-    if asked.offload != "auto" or isinstance(rung.method, QLora):
-        return
-    base = rung.parallel if rung.parallel.strategy not in ("single", "ddp") else _parallel(case, hardware, "zero2")
-    yield rung._replace(
-        name="optimizer states offloaded to the host", parallel=base.model_copy(update={"offload": "optimizer"})
-    )
-    whole = base.model_copy(update={"strategy": "zero3", "offload": "parameters"})
-    yield rung._replace(name="weights offloaded too", parallel=whole)
-    yield rung._replace(name="optimizer states on NVMe", parallel=whole.model_copy(update={"offload": "nvme"}))
+    if asked.offload == "auto" and asked.strategy not in ("single", "ddp") and not isinstance(rung.method, QLora):
+        yield from _offloading(rung, asked.strategy, len(hardware.devices))
+
+
+def _offloading(rung: Rung, asked: str, world_size: int) -> Iterator[Rung]:
+    """States to the host, then weights, then states to NVMe; the last is DeepSpeed's alone."""
+    sharded: Strategy = "fsdp" if asked == "fsdp" else "zero3"
+    first: Strategy = "zero2" if asked == "auto" and world_size == 1 else rung.parallel.strategy
+    steps: list[tuple[str, Strategy, Offload]] = [("optimizer states offloaded to the host", first, "optimizer")]
+    if asked in ("auto", *SHARDS_WEIGHTS):
+        steps.append(("weights offloaded too", sharded, "parameters"))
+    if sharded == "zero3" and asked in ("auto", "zero3"):
+        steps.append(("optimizer states on NVMe", sharded, "nvme"))
+    for name, strategy, offload in steps:
+        parallel = Parallel(strategy=strategy, world_size=world_size, offload=offload)
+        yield rung._replace(name=name, parallel=parallel)
 
 
 def _sharding(method: SettledTrain) -> tuple[Strategy, ...]:
@@ -113,11 +120,13 @@ def _sharding(method: SettledTrain) -> tuple[Strategy, ...]:
 
 
 def _parallel(case: Case, hardware: Hardware, wished: Strategy) -> Parallel:
-    """`wished`, unless the recipe states otherwise; one GPU needs no spreading."""
+    """`wished`, unless the recipe states otherwise; one GPU needs no spreading, and offload a strategy that has it."""
     asked, world_size = case.recipe.parallel, len(hardware.devices)
-    strategy = wished if asked.strategy == "auto" else asked.strategy
     offload = "none" if asked.offload == "auto" else asked.offload
-    if world_size == 1 and strategy in ("ddp", "single"):
+    strategy = wished if asked.strategy == "auto" else asked.strategy
+    if asked.strategy == "auto" and offload != "none":
+        strategy = "zero2" if offload == "optimizer" else "zero3"
+    if world_size == 1 and strategy == "ddp":
         strategy = "single"
     return Parallel(strategy=strategy, world_size=world_size, offload=offload)
 
