@@ -211,7 +211,9 @@ def test_sharded_states_add_up(world: int, length: int) -> None:
 
 def test_capped_scores_are_written_out() -> None:
     gemma = source(catalogue.lookup("google/gemma-2-2b") or {}, "google/gemma-2-2b", 5)
-    assert make_plan(recipe(), gemma, gpu(40)).step.attention == "eager"
+    plan = make_plan(recipe(), gemma, gpu(40))
+    assert plan.step.attention == "eager"
+    assert {rung.loss for rung in rungs(make_case(recipe(), gemma), gpu(40))} == {"full"}
     assert make_plan(recipe(), QWEN, gpu(40)).step.attention == "sdpa"
     with pytest.raises(RecipeError, match=r"train\.attention sdpa: gemma2 caps its attention scores"):
         make_plan(recipe({"attention": "sdpa"}), gemma, gpu(40))

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.memory.cases import QWEN_7B, SMOLLM2, recipe
+from tunesmith.memory import catalogue
 from tunesmith.memory.activations import Kept, block_bytes
 from tunesmith.memory.constants import GIB
 from tunesmith.memory.parallel import Parallel
@@ -170,3 +171,10 @@ def test_adapters_of_the_bases_own_precision_copy_no_inputs() -> None:
     wide, same = (step(LORA).model_copy(update={"adapter_precision": precision}) for precision in ("fp32", "bf16"))
     saved = [moments(QWEN, one)["loss"]["activations"] for one in (wide, same)]
     assert saved[0] - saved[1] > 4 * GIB
+
+
+def test_capped_logits_are_kept_beside_the_loss() -> None:
+    """Gemma-2-2B, simulated: 2 bytes per token and vocabulary entry more than without the cap."""
+    shape = ModelShape.from_config(catalogue.lookup("google/gemma-2-2b") or {})
+    asked = step({**LORA, "max_length": 1024}, "amp", recompute=True).model_copy(update={"attention": "eager"})
+    assert total(step_items(shape, asked)) / GIB == pytest.approx(8.648, rel=0.003)

@@ -94,7 +94,10 @@ FAMILIES: dict[str, Family] = {
     ),
     "gemma": _BIASED._replace(wide_norm=True, defaults=_GEMMA),
     "gemma2": _BIASED._replace(
-        wide_norm=True, norms=4, sliding="odd layers", defaults={**_GEMMA2, "attn_logit_softcapping": 50}
+        wide_norm=True,
+        norms=4,
+        sliding="odd layers",
+        defaults={**_GEMMA2, "attn_logit_softcapping": 50, "final_logit_softcapping": 30},
     ),
     "gemma3_text": _BIASED._replace(
         wide_norm=True,

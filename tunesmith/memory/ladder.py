@@ -15,8 +15,8 @@ from tunesmith.memory.step import Arithmetic, Attention, Loss, Optimizer, Step
 from tunesmith.specs.parallel import SHARDS_WEIGHTS, Offload, Strategy
 from tunesmith.specs.train import AutoAdapter, Full, QLora, SettledTrain, TrainSpec
 
-_SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
-"""Keys of config.json: Gemma 2, Cohere, Granite, Falcon-H1."""
+_SCALED_LOGITS = ("logit_scale", "logits_scaling", "lm_head_multiplier")
+"""Keys of config.json: Cohere, Granite, Falcon-H1."""
 
 
 class Rung(NamedTuple):
@@ -133,7 +133,7 @@ def _parallel(case: Case, hardware: Hardware, wished: Strategy) -> Parallel:
 
 def _scales_logits(case: Case) -> bool:
     """Whether the model changes its logits after the head, where a loss in pieces would not see it."""
-    return any(case.source.config.get(key) for key in _SCALED_LOGITS)
+    return case.shape.capped_logits or any(case.source.config.get(key) for key in _SCALED_LOGITS)
 
 
 def _asked(train: SettledTrain | AutoAdapter) -> SettledTrain:

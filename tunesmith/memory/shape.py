@@ -78,6 +78,8 @@ class ModelShape(Spec):
     wide_norm: bool
     softcap: bool
     """Attention scores are capped, so the whole score matrix is kept."""
+    capped_logits: bool = False
+    """The logits too, so the capped ones are kept."""
     fused: bool
     note: str | None = None
     """What was assumed, where something had to be."""
@@ -102,6 +104,7 @@ class ModelShape(Spec):
             qk_norm=family.qk_norm,
             wide_norm=family.wide_norm,
             softcap=bool(found.get("attn_logit_softcapping")),
+            capped_logits=bool(found.get("final_logit_softcapping")),
             fused=family.fused,
             window=read_window(found, family.sliding, sizes.layers),
             note=None if kind in FAMILIES else f"{kind} is not a known architecture: estimated as a Llama of its sizes",

@@ -137,7 +137,8 @@ def trained_params(shape: ModelShape, method: Train) -> int:
 def loss_bytes(shape: ModelShape, step: Step) -> int:
     """Logits and their gradients, of all tokens or of one piece; the pieces' hidden states have a gradient too."""
     if step.loss == "full":
-        return LOSS_BYTES * step.tokens * shape.vocab
+        capped = (4 if step.arithmetic == "fp32" else 2) if shape.capped_logits else 0
+        return (LOSS_BYTES + capped) * step.tokens * shape.vocab
     piece = min(step.tokens, LOSS_CHUNK_TOKENS)
     return LOSS_BYTES * piece * shape.vocab + 4 * step.tokens * shape.hidden
 
