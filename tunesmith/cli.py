@@ -12,6 +12,9 @@ from tunesmith.foreign import translate
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 
+TargetArg = Annotated[
+    str, typer.Argument(metavar="RECIPE|MODEL|DIR", help="A recipe, a repo on a hub, or a folder with a config.json.")
+]
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one in configs/.")]
 SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override, with a dotted key.")]
 StoreOption = Annotated[Path | None, typer.Option("--store", metavar="DIR", help="Where artifacts live.")]
@@ -52,7 +55,7 @@ def plan(
 
 @app.command()
 def estimate(
-    target: Annotated[str, typer.Argument(metavar="RECIPE|MODEL|DIR", help="Or a model's folder.")] = "",
+    target: TargetArg = "",
     settings: SetOption = [],  # noqa: B006
     gpus: Annotated[int | None, typer.Option(help="GPUs to plan for.")] = None,
     gpu_memory: Annotated[float | None, typer.Option(metavar="GIB", help="Memory of each.")] = None,
