@@ -8,6 +8,7 @@ from tasks.run import Run
 from tunesmith.artifacts import Plan, Resolved
 from tunesmith.errors import DoesNotFit
 from tunesmith.memory.picture import bill_image
+from tunesmith.memory.summary import idle_gpus
 from tunesmith.memory.table import bill_markdown
 from tunesmith.nearside import estimate_into
 
@@ -27,4 +28,6 @@ def estimate(run: Run, resolved: Resolved) -> Plan:
     shown = bill_image(plan, run.recipe.hardware.headroom) + bill_markdown(plan.bill, plan)
     create_markdown_artifact(shown, key="bill", description=plan.summary)
     get_run_logger().info(plan.summary)
+    if idle := idle_gpus(run.recipe.hardware, plan.step, plan.device):
+        get_run_logger().warning("estimate: %s: a run starts one process on one GPU", idle)
     return plan

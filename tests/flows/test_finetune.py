@@ -62,6 +62,14 @@ def test_until_stops_after_its_stage(recipe: Path, orders: Path) -> None:
     assert facts["release"] is None
 
 
+def test_a_run_warns_of_gpus_that_it_will_not_use(recipe: Path, orders: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(recipe, until="estimate", overrides={"hardware.gpus": 4})
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "estimate: of 4 GPUs asked for, none is used: a run starts one process on one GPU" in warnings
+    run(recipe, until="estimate")
+    assert caplog.text.count("a run starts one process") == 1
+
+
 def test_what_may_pass_later_is_tried_again(recipe: Path, orders: Path) -> None:
     orders.write_text(json.dumps({"download": {"fail": "HubUnavailable", "times": 1}}))
     run(recipe, until="download")

@@ -200,6 +200,23 @@ def test_a_run_starts_one_process_and_says_so() -> None:
         launchable(spread)
 
 
+def test_gpus_that_a_run_leaves_idle_are_counted_in_its_summary() -> None:
+    asked = recipe(hardware={"gpus": 4})
+    run, alone = make_plan(launchable(asked), QWEN, gpu(40, 4)), make_plan(launchable(recipe()), QWEN, gpu(40, 4))
+    assert run.summary == f"{alone.summary}; of 4 GPUs asked for, one is used"
+    assert (run.step, run.bill) == (alone.step, alone.bill)
+    assert run.fingerprint != alone.fingerprint
+    assert "asked for" not in make_plan(asked, QWEN, gpu(40, 4)).summary
+    with pytest.raises(DoesNotFit, match="asks for 4 GPUs and this machine has 2"):
+        make_plan(launchable(asked), QWEN, gpu(40, 2))
+
+
+def test_one_process_takes_the_whole_batch() -> None:
+    alone = recipe(hardware={"gpus": 4}).model_copy(update={"parallel": ParallelSpec(strategy="single")})
+    plan = make_plan(alone, QWEN, gpu(40, 4))
+    assert (plan.step.parallel.world_size, plan.micro_batch_size * plan.accumulation_steps) == (1, 16)
+
+
 @given(st.integers(1, 16), LENGTHS)
 def test_sharded_states_add_up(world: int, length: int) -> None:
     step = make_plan(recipe({"method": "full", "max_length": length}), QWEN, gpu(500, ram_gib=4096)).step

@@ -23,7 +23,7 @@ def make_plan(recipe: Recipe, source: ModelSource, hardware: Hardware) -> Plan:
     case = make_case(recipe, source)
     if reason := machine.objection(recipe.hardware, hardware):
         raise machine_refusal(case, reason)
-    usable = machine.available(recipe.hardware, hardware)
+    usable = usable_of(recipe, hardware)
     check_shares(recipe, len(usable.devices))
     if plan := first_fit(case, usable):
         return plan
@@ -39,6 +39,13 @@ def on_smallest_card(recipe: Recipe, source: ModelSource) -> tuple[Plan, str]:
     return found.plan, found.words
 
 
+def usable_of(recipe: Recipe, hardware: Hardware) -> Hardware:
+    """What the recipe uses of the machine: `single` is one GPU, however many it may use. Raises as `available` does."""
+    usable = machine.available(recipe.hardware, hardware)
+    count = 1 if recipe.parallel.strategy == "single" else len(usable.devices)
+    return usable.model_copy(update={"devices": usable.devices[:count]})
+
+
 def check_shares(recipe: Recipe, gpus: int) -> None:
     """Raises RecipeError unless every GPU takes as many rows of the effective batch, in whole micro-batches."""
     batch, micro = recipe.train.batch_size, recipe.train.micro_batch_size or 1
@@ -52,7 +59,7 @@ def check_shares(recipe: Recipe, gpus: int) -> None:
 def launchable(recipe: Recipe) -> Recipe:
     """The recipe held to what the train stage can start: one process on one GPU, with nothing offloaded.
 
-    Raises RecipeError when it states otherwise.
+    It may ask for more GPUs, as its plan's summary says then. Raises RecipeError where it states how to spread.
     """
     asked = recipe.parallel
     if asked.strategy not in ("auto", "single") or asked.offload not in ("auto", "none") or (asked.world_size or 1) > 1:
@@ -61,8 +68,7 @@ def launchable(recipe: Recipe) -> Recipe:
             "leave parallel out."
         )
     alone = ParallelSpec(strategy="single", world_size=1, offload="none")
-    hardware = recipe.hardware.model_copy(update={"gpus": 1})
-    return recipe.model_copy(update={"parallel": alone, "hardware": hardware})
+    return recipe.model_copy(update={"parallel": alone})
 
 
 def make_case(recipe: Recipe, source: ModelSource) -> Case:

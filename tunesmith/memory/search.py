@@ -14,7 +14,7 @@ from tunesmith.memory.constants import GIB
 from tunesmith.memory.ladder import rungs, steps
 from tunesmith.memory.parallel import transfer_seconds
 from tunesmith.memory.serving import cache_room
-from tunesmith.memory.step import Step
+from tunesmith.memory.summary import summarize
 from tunesmith.memory.training import states
 from tunesmith.specs.spec import fingerprint
 from tunesmith.specs.train import TrainSpec
@@ -127,7 +127,7 @@ def settle(way: Way, case: Case, hardware: Hardware, rejected: tuple[Rejected, .
         bill=items,
         disk_bytes=sum(disk_items(case).values()),
         disk=disk_items(case),
-        summary=_summary(case, way, budget, seconds),
+        summary=summarize(case, way.layout, items, budget, seconds),
         rejected=rejected,
         transfer_seconds=seconds,
         kv_tokens=room.tokens,
@@ -142,40 +142,6 @@ def _note(rejected: dict[str, Rejected], way: Way, over: Excess) -> None:
     if before is None or over.needed_bytes < before.high_bytes:
         why = f"{over.phase} needs {over.needed_bytes / GIB:.1f} GiB and may use {over.allowed_bytes / GIB:.1f}"
         rejected[key] = Rejected(plan=way.words, high_bytes=over.needed_bytes, why=why)
-
-
-def _summary(case: Case, way: Way, budget: int, seconds: float) -> str:
-    """The decision in one line, with its numbers."""
-    found, step = peaks(way.items), way.layout.step
-    fullest = max(found, key=lambda phase: found[phase])
-    elsewhere = "" if fullest == "train" else f" (fullest: {fullest}, {found[fullest] / GIB:.1f})"
-    parts = [f"{case.shape.params / 1e9:.2f} B params", _precision(step)]
-    parts += [f"r={step.method.rank}"] if step.method.method != "full" else []
-    parts += [f"micro-batch {step.micro_batch_size} x {way.layout.accumulation_steps}", *_choices(step, seconds)]
-    parts += [case.shape.note] if case.shape.note else []
-    return f"train: {', '.join(parts)} -> {found['train'] / GIB:.1f} of {budget / GIB:.1f} GiB{elsewhere}"
-
-
-def _choices(step: Step, seconds: float) -> Iterator[str]:
-    """What is out of the ordinary about the step."""
-    if step.gradient_checkpointing:
-        yield "gradient checkpointing"
-    if step.loss == "chunked":
-        yield "chunked loss"
-    if step.optimizer != "adamw_fused":
-        yield step.optimizer
-    if step.parallel.strategy != "single":
-        yield f"{step.parallel.strategy} over {step.parallel.world_size} GPUs"
-    if step.parallel.offload != "none":
-        yield f"{step.parallel.offload} offloaded (+{seconds:.1f} s a step)"
-
-
-def _precision(step: Step) -> str:
-    """Of the weights."""
-    if step.is_nf4:
-        return "nf4"
-    number_bytes = step.trained_bytes if step.method.method == "full" else step.frozen_bytes
-    return "fp32" if number_bytes == 4 else "bf16"
 
 
 def _fingerprint(case: Case, hardware: Hardware) -> str:
