@@ -8,7 +8,7 @@ from tunesmith.errors import RecipeError
 from tunesmith.ledger import Entry, entries
 from tunesmith.memory.confirm import Confirmation, simulate_job
 from tunesmith.memory.estimate import to_json
-from tunesmith.memory.plan import check_shares, make_case, make_plan, on_smallest_card, usable_of
+from tunesmith.memory.plan import check_shares, make_plan, make_ready, on_smallest_card
 from tunesmith.memory.solve import Solution, solve
 from tunesmith.nearside import estimate_into
 from tunesmith.pipeline import lay_out
@@ -66,10 +66,10 @@ def estimate(question: Question, unknown: str | None = None) -> Estimated:
         machine = found
     if unknown is None:
         return Estimated(question, make_plan(recipe, source, machine))
-    usable = usable_of(recipe, machine)
+    case, usable = make_ready(recipe, source, machine)
     if unknown != "gpus":
         check_shares(recipe, len(usable.devices))
-    solved = solve(unknown, make_case(recipe, source), usable)
+    solved = solve(unknown, case, usable)
     return Estimated(question, solved.plan, solved=solved)
 
 

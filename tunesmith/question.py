@@ -9,19 +9,17 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tunesmith import hardware
-from tunesmith.artifacts import Device, FileEntry, Hardware, ModelSource
+from tunesmith.artifacts import Device, Hardware, ModelSource
 from tunesmith.errors import HubUnavailable, ModelError, RecipeError
 from tunesmith.memory import catalogue
 from tunesmith.memory.cards import CARDS, find_card
 from tunesmith.memory.constants import GIB
-from tunesmith.memory.shape import ModelShape
+from tunesmith.memory.shipped import entries, guessed_sizes, shipped_source
 from tunesmith.specs.load import find_recipe, load_recipe, make_recipe
 from tunesmith.specs.recipe import Recipe
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _REACH_SECONDS = 1.0
-_SHARD_BYTES = 5 * GIB
-"""Weight files that transformers writes are no larger."""
 _AMPLE_BYTES = 2**50
 """Host memory of a machine that is only spoken of."""
 
@@ -86,7 +84,7 @@ def folder_source(folder: Path) -> ModelSource:
         raise ModelError(f"{path} holds no JSON object: fetch the model's own file again.")
     sizes = {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
     return ModelSource(
-        repo=f"local/{folder.name}", commit="0" * 40, files=_entries(sizes or _guess(config)), config=config
+        repo=f"local/{folder.name}", commit="0" * 40, files=entries(sizes or guessed_sizes(config)), config=config
     )
 
 
@@ -103,10 +101,9 @@ def hub_source(recipe: Recipe) -> ModelSource:
             # A table's entry will do where the repo wants a token, or has no chat template yet.
             if shipped is None:
                 raise (_unknown(repo, error) if isinstance(error, HubUnavailable) else error) from error
-    assert shipped is not None
-    size = catalogue.weight_bytes(repo)
-    sizes = _split(size) if size else _guess(shipped)
-    return ModelSource(repo=repo, commit="0" * 40, files=_entries(sizes), config=shipped)
+    found = shipped_source(repo)
+    assert found is not None
+    return found
 
 
 def _unknown(repo: str, error: HubUnavailable) -> HubUnavailable:
@@ -173,17 +170,3 @@ def _told(machine: Machine, recipe: Recipe) -> Hardware | None:
         ram_bytes=_AMPLE_BYTES,
         cores=found.cores,
     )
-
-
-def _guess(config: dict[str, Any]) -> dict[str, int]:
-    """16-bit weights in files as transformers writes them."""
-    return _split(2 * ModelShape.from_config(config).params)
-
-
-def _split(size: int) -> dict[str, int]:
-    count = -(-size // _SHARD_BYTES)
-    return {f"model-{number:05}-of-{count:05}.safetensors": -(-size // count) for number in range(1, count + 1)}
-
-
-def _entries(sizes: dict[str, int]) -> tuple[FileEntry, ...]:
-    return tuple(FileEntry(path=name, size=size) for name, size in sizes.items())

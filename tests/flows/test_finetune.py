@@ -52,7 +52,7 @@ def test_the_stages_run_in_order_and_the_second_run_finds_them_done(recipe: Path
 def test_a_change_redoes_what_follows_from_it_only(recipe: Path, orders: Path) -> None:
     run(recipe, until="evaluate")
     before = len(started(orders))
-    run(recipe, until="evaluate", overrides={"quantize.bits": 8})
+    run(recipe, until="evaluate", overrides={"quantize.group_size": 32})
     assert started(orders)[before:] == ["quantize.gptq", "evaluate"]
 
 

@@ -3,9 +3,11 @@
 from tunesmith import hardware as machine
 from tunesmith.artifacts import Hardware, ModelSource, Plan
 from tunesmith.errors import ModelError, RecipeError
+from tunesmith.memory.base import check_base
 from tunesmith.memory.bill import Case
 from tunesmith.memory.cards import CARDS
 from tunesmith.memory.groups import check_group_size
+from tunesmith.memory.loadable import check_loadable
 from tunesmith.memory.refusal import machine_refusal, machine_with, memory_refusal, smallest_card
 from tunesmith.memory.search import first_fit
 from tunesmith.memory.shape import ModelShape
@@ -20,10 +22,7 @@ def make_plan(recipe: Recipe, source: ModelSource, hardware: Hardware) -> Plan:
     Raises DoesNotFit with the bill and the nearest plan, GroupSizeError, ModelError for a config.json that says no
     sizes, and RecipeError for layers the model does not have.
     """
-    case = make_case(recipe, source)
-    if reason := machine.objection(recipe.hardware, hardware):
-        raise machine_refusal(case, reason)
-    usable = usable_of(recipe, hardware)
+    case, usable = make_ready(recipe, source, hardware)
     check_shares(recipe, len(usable.devices))
     if plan := first_fit(case, usable):
         return plan
@@ -33,17 +32,25 @@ def make_plan(recipe: Recipe, source: ModelSource, hardware: Hardware) -> Plan:
 def on_smallest_card(recipe: Recipe, source: ModelSource) -> tuple[Plan, str]:
     """The plan on the smallest single GPU of the table that would do, and that GPU's name; raises as make_plan does."""
     case = make_case(recipe, source)
+    check_loadable(recipe, case.shape, "cuda", CARDS[-1])
     found = smallest_card(case)
     if found is None:
         raise memory_refusal(case, machine_with(len(CARDS) - 1))
     return found.plan, found.words
 
 
-def usable_of(recipe: Recipe, hardware: Hardware) -> Hardware:
-    """What the recipe uses of the machine: `single` is one GPU, however many it may use. Raises as `available` does."""
+def make_ready(recipe: Recipe, source: ModelSource, hardware: Hardware) -> tuple[Case, Hardware]:
+    """The case, and what of the machine it uses: `single` is one GPU, however many it may use.
+
+    Raises what make_plan raises of a recipe that could not run, or be served, whatever it needs.
+    """
+    case = make_case(recipe, source)
+    if reason := machine.objection(recipe.hardware, hardware):
+        raise machine_refusal(case, reason)
     usable = machine.available(recipe.hardware, hardware)
+    check_loadable(recipe, case.shape, usable.device, usable.devices[0])
     count = 1 if recipe.parallel.strategy == "single" else len(usable.devices)
-    return usable.model_copy(update={"devices": usable.devices[:count]})
+    return case, usable.model_copy(update={"devices": usable.devices[:count]})
 
 
 def check_shares(recipe: Recipe, gpus: int) -> None:
@@ -73,6 +80,7 @@ def launchable(recipe: Recipe) -> Recipe:
 
 def make_case(recipe: Recipe, source: ModelSource) -> Case:
     """The recipe with its model's shape, checked against each other."""
+    check_base(source)
     shape = ModelShape.from_config(source.config)
     _refuse_unbilled(shape)
     _check_targets(recipe, shape)

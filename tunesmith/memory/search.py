@@ -11,9 +11,10 @@ from typing import NamedTuple
 from tunesmith.artifacts import BillItem, Hardware, Plan, Rejected
 from tunesmith.memory.bill import Case, DeviceKind, Layout, bill, disk_items, max_model_len, peaks
 from tunesmith.memory.constants import GIB
+from tunesmith.memory.kv_cache import kv_bytes
 from tunesmith.memory.ladder import rungs, steps
 from tunesmith.memory.parallel import transfer_seconds
-from tunesmith.memory.serving import cache_room
+from tunesmith.memory.serving import cache_room, server_share
 from tunesmith.memory.summary import summarize
 from tunesmith.memory.training import states
 from tunesmith.specs.spec import fingerprint
@@ -23,6 +24,10 @@ _HALF_SPEED_TOKENS: dict[DeviceKind, int] = {"cuda": 256, "cpu": 32}
 """T0: tokens per pass at which a device reaches half its speed; a rule of thumb."""
 _RECOMPUTE = 1.3
 """Gradient checkpointing: 20 to 30 % more time (arXiv 1604.06174: one more forward pass)."""
+
+
+IN_CACHE = "serve (KV cache)"
+"""The phase in which a server on a CPU has no room for one sequence in its cache."""
 
 
 class Way(NamedTuple):
@@ -69,11 +74,19 @@ def ways(case: Case, hardware: Hardware) -> Iterator[Way]:
 
 
 def excess(items: tuple[BillItem, ...], case: Case, hardware: Hardware) -> Excess | None:
-    """None when the bill is within the budget, else the phase that exceeds it most."""
-    host, budget = int(hardware.ram_bytes * (1 - case.recipe.hardware.headroom)), budget_bytes(case, hardware)
-    over = [Excess(phase, size, budget) for phase, size in peaks(items).items()]
-    over += [Excess(f"{phase} (host memory)", size, host) for phase, size in peaks(items, "host").items()]
-    over = [one for one in over if one.needed_bytes > one.allowed_bytes]
+    """None when the bill is within the budget, else the phase that exceeds it most.
+
+    The server must find its weights and one full sequence in its own share of the device, on a CPU in its own cache.
+    """
+    found = [
+        *(Excess(phase, size, _allowed(phase, case, hardware)) for phase, size in peaks(items).items()),
+        *(
+            Excess(f"{phase} (host memory)", size, int(hardware.ram_bytes * (1 - case.recipe.hardware.headroom)))
+            for phase, size in peaks(items, "host").items()
+        ),
+        *_in_cache(case, hardware),
+    ]
+    over = [one for one in found if one.needed_bytes > one.allowed_bytes]
     return max(over, key=lambda one: one.needed_bytes - one.allowed_bytes, default=None)
 
 
@@ -133,6 +146,21 @@ def settle(way: Way, case: Case, hardware: Hardware, rejected: tuple[Rejected, .
         kv_tokens=room.tokens,
         max_sequences=room.sequences,
     )
+
+
+def _allowed(phase: str, case: Case, hardware: Hardware) -> int:
+    budget = budget_bytes(case, hardware)
+    if phase != "serve":
+        return budget
+    smallest = min(device.memory_bytes for device in hardware.devices)
+    return min(budget, server_share(case.recipe.serve, smallest, hardware.device))
+
+
+def _in_cache(case: Case, hardware: Hardware) -> Iterator[Excess]:
+    """One full sequence in the cache of a server on a CPU, whose size the recipe says; on a GPU it is in the bill."""
+    if hardware.device == "cpu":
+        needed = kv_bytes(case.shape, max_model_len(case.recipe))
+        yield Excess(IN_CACHE, needed, case.recipe.serve.kv_cache_gib * GIB)
 
 
 def _note(rejected: dict[str, Rejected], way: Way, over: Excess) -> None:

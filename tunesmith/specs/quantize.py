@@ -25,7 +25,7 @@ class Gptq(Spec):
     group_size: int = Field(128, ge=8)
     """Columns that share a scale; must divide the width of every quantized layer."""
     desc_act: bool = False
-    """Quantize columns in order of falling activation; a little better, slower to serve."""
+    """Quantize columns in order of falling activation; refused where vLLM serves, which no longer loads that."""
     damp: float = Field(0.05, gt=0, lt=1)
     """Share of the Hessian's mean diagonal added for stability."""
     calibration: Calibration = Calibration()
