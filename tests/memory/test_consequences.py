@@ -131,15 +131,14 @@ def serving(quantize: dict[str, Any] | None = None, **serve: Any) -> Recipe:
 
 
 def test_a_server_must_hold_one_sequence_in_its_own_share() -> None:
-    fits = serving(engine_args={"gpu-memory-utilization": 0.5})
-    assert make_plan(fits, QWEN, gpu(48)).max_sequences >= 1
-    with pytest.raises(DoesNotFit, match=r"serve needs 16\.4 GiB .*and may use 14\.4"):
+    assert make_plan(serving(engine_args={"gpu-memory-utilization": 0.5}), QWEN, gpu(48)).max_sequences >= 1
+    with pytest.raises(DoesNotFit, match=r"serve needs 16\.4 GiB .* and may use 14\.4"):
         make_plan(serving(engine_args={"gpu-memory-utilization": 0.3}), QWEN, gpu(48))
 
 
 def test_a_server_on_a_cpu_must_hold_one_sequence_in_its_cache() -> None:
     assert make_plan(serving(max_model_len=18_000), QWEN, cpu(200)).kv_tokens >= 18_000
-    with pytest.raises(DoesNotFit, match=r"serve \(KV cache\) needs 1\.1 GiB"):
+    with pytest.raises(DoesNotFit, match=r"serve needs 1\.1 GiB of KV cache for one sequence of 20000 tokens"):
         make_plan(serving(max_model_len=20_000), QWEN, cpu(200))
 
 

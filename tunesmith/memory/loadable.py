@@ -19,13 +19,18 @@ _TOO_OLD = ("V100", "TITAN V")
 
 def check_loadable(recipe: Recipe, shape: ModelShape, kind: DeviceKind, device: Device) -> None:
     """Raises RecipeError with what to set instead where vLLM on that device refuses the quantized model."""
-    if not isinstance(recipe.quantize, Gptq):
-        return
-    objection = _on_any(recipe.quantize) or (
-        _on_cpu(recipe.quantize, shape) if kind == "cpu" else _on_cuda(recipe, recipe.quantize, shape, device)
-    )
-    if objection:
+    if objection := loading_objection(recipe, shape, kind, device):
         raise RecipeError(objection)
+
+
+def loading_objection(recipe: Recipe, shape: ModelShape, kind: DeviceKind, device: Device) -> str | None:
+    """None, or the same as a sentence."""
+    quantize = recipe.quantize
+    if not isinstance(quantize, Gptq):
+        return None
+    return _on_any(quantize) or (
+        _on_cpu(quantize, shape) if kind == "cpu" else _on_cuda(recipe, quantize, shape, device)
+    )
 
 
 def _on_any(quantize: Gptq) -> str | None:

@@ -8,7 +8,7 @@ from tunesmith.memory.bill import Case
 from tunesmith.memory.cards import CARDS
 from tunesmith.memory.groups import check_group_size
 from tunesmith.memory.loadable import check_loadable
-from tunesmith.memory.refusal import machine_refusal, machine_with, memory_refusal, smallest_card
+from tunesmith.memory.refusal import card_words, machine_refusal, machine_with, memory_refusal, smallest_card
 from tunesmith.memory.search import first_fit
 from tunesmith.memory.shape import ModelShape
 from tunesmith.specs.parallel import ParallelSpec
@@ -35,7 +35,7 @@ def on_smallest_card(recipe: Recipe, source: ModelSource) -> tuple[Plan, str]:
     check_loadable(recipe, case.shape, "cuda", CARDS[-1])
     found = smallest_card(case)
     if found is None:
-        raise memory_refusal(case, machine_with(len(CARDS) - 1))
+        raise memory_refusal(case, machine_with(len(CARDS) - 1), f"on {card_words(len(CARDS) - 1)}")
     return found.plan, found.words
 
 
@@ -46,7 +46,7 @@ def make_ready(recipe: Recipe, source: ModelSource, hardware: Hardware) -> tuple
     """
     case = make_case(recipe, source)
     if reason := machine.objection(recipe.hardware, hardware):
-        raise machine_refusal(case, reason)
+        raise machine_refusal(case, hardware, reason)
     usable = machine.available(recipe.hardware, hardware)
     check_loadable(recipe, case.shape, usable.device, usable.devices[0])
     count = 1 if recipe.parallel.strategy == "single" else len(usable.devices)

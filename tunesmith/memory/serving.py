@@ -60,7 +60,7 @@ def cache_room(
 
 def server_share(spec: Serve, memory_bytes: int, device: str) -> int:
     """Bytes of a device that vLLM takes at most, cache and all; on a CPU it knows no such limit."""
-    return int(_utilization(spec) * memory_bytes) if device == "cuda" else memory_bytes
+    return int(utilization(spec) * memory_bytes) if device == "cuda" else memory_bytes
 
 
 def longest_sequence(shape: ModelShape, spec: Serve, room_bytes: int) -> int:
@@ -77,6 +77,11 @@ def tensor_parallel(spec: Serve) -> int:
     return int(_argument(spec, "tensor-parallel-size", 1))
 
 
+def utilization(spec: Serve) -> float:
+    """Share of a GPU that vLLM takes."""
+    return float(_argument(spec, "gpu-memory-utilization", SERVER_UTILIZATION))
+
+
 def _beside(shape: ModelShape) -> Items:
     """What the start-up profile, at its largest batch, leaves no room for."""
     return {
@@ -84,10 +89,6 @@ def _beside(shape: ModelShape) -> Items:
         "logits of the start-up profile": 10 * SERVER_SEQUENCES * shape.vocab,
         "CUDA graphs": CUDA_GRAPHS_BYTES,
     }
-
-
-def _utilization(spec: Serve) -> float:
-    return float(_argument(spec, "gpu-memory-utilization", SERVER_UTILIZATION))
 
 
 def _argument(spec: Serve, name: str, default: float) -> float:
