@@ -27,6 +27,7 @@ RESULT = Path(__file__).parent / "results/bill_grid.md"
 SMALL = ("Qwen/Qwen2.5-0.5B", "meta-llama/Llama-3.2-1B", "Qwen/Qwen3-1.7B", "google/gemma-2-2b")
 MIDDLE = ("Qwen/Qwen2.5-7B", "meta-llama/Llama-3.1-8B", "mistralai/Mistral-7B-v0.1")
 LARGE = ("meta-llama/Llama-2-13b-hf", "Qwen/Qwen2.5-32B", "meta-llama/Llama-3.1-70B")
+MIXTURES = ("Qwen/Qwen3-30B-A3B", "mistralai/Mixtral-8x7B-v0.1", "deepseek-ai/DeepSeek-V3")
 
 INNER = """
 import json, sys, torch
@@ -95,6 +96,12 @@ def cases() -> Iterator[Case]:
         yield Case(repo, "lora", "bf16", checkpointing=False, length=2048)
         yield Case(repo, "full", "bf16", checkpointing=False, micro=2, length=512)
         yield Case(repo, "qlora", micro=4, length=512, rank=64)
+    for repo in MIXTURES:
+        for method in ("full", "lora", "qlora"):
+            yield Case(repo, method)
+        yield Case(repo, "lora", "bf16", checkpointing=False, length=2048)
+        yield Case(repo, "full", "bf16", checkpointing=False, micro=2, length=512)
+        yield Case(repo, "lora", micro=4, attention="eager", length=512)
     for repo in ("Qwen/Qwen2.5-7B", "meta-llama/Llama-3.2-1B"):
         yield Case(repo, "lora", attention="flash", micro=4)
         yield Case(repo, "lora", attention="eager", length=512)

@@ -27,6 +27,15 @@ RESULT = Path(__file__).parent / "results/memory_truth.md"
 MARKS = ("forward and backward begin", "optimizer begins")
 
 
+QWEN3_MOE = {"num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 256}
+MIXTRAL = {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 704, "sliding_window": None}
+DEEPSEEK = {
+    "n_routed_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 256, "first_k_dense_replace": 2,
+    "n_shared_experts": 1, "n_group": 4, "topk_group": 2, "q_lora_rank": 192, "kv_lora_rank": 128,
+    "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64, "num_key_value_heads": 8, "head_dim": 32,
+}  # fmt: skip
+
+
 class Peaks(NamedTuple):
     """Bytes at the fullest moment of a phase of the second step."""
 
@@ -53,6 +62,13 @@ CASES = (
     Case("qwen2", "full", "amp", micro=2, loss="chunked"),
     Case("llama", "lora", "amp", checkpointing=True, loss="chunked", length=1024),
     Case("qwen2", "qlora", "amp", tied=False, train={"targets": ("q_proj", "v_proj")}),
+    Case("qwen3_moe", "full", "fp32", config=QWEN3_MOE),
+    Case("qwen3_moe", "lora", "amp", checkpointing=True, micro=2, config=QWEN3_MOE),
+    Case("qwen3_moe", "qlora", "fp32", tied=False, config=QWEN3_MOE),
+    Case("mixtral", "full", "amp", tied=False, config=MIXTRAL),
+    Case("mixtral", "lora", "bf16", config=MIXTRAL),
+    Case("deepseek_v3", "full", "bf16", checkpointing=True, config=DEEPSEEK),
+    Case("deepseek_v3", "lora", "amp", tied=False, config=DEEPSEEK),
 )
 
 

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from benchmarks.published_rows import MechanismName, Moments, Row, Serving, Training
 from tunesmith.memory.activations import block_bytes
+from tunesmith.memory.blocks import kept_by
 from tunesmith.memory.constants import SERVER_BATCH_TOKENS
-from tunesmith.memory.shape import Linear, ModelShape
-from tunesmith.memory.training import kept_by, moments, nf4_bytes
+from tunesmith.memory.shape import ModelShape
+from tunesmith.memory.training import moments, nf4_bytes
 
 
 def _rest_in_16_bits(row: Row, shape: ModelShape, found: Moments) -> Moments:
@@ -34,9 +35,8 @@ def _one_adapter_input(row: Row, shape: ModelShape, found: Moments) -> Moments:
     """A 16-bit input after dropout, its mask, and r per target, where the bill has inputs for every target."""
     if not isinstance(row, Training):
         return found
-    kept = kept_by(shape, row.step("lora"))
-    nothing = Linear("none", 0, 0, False, "attention")
-    billed = block_bytes(shape, kept) - block_bytes(shape, kept._replace(adapted=(nothing,), rank=0))
+    kept = kept_by(shape, row.step("lora"), shape.blocks[0])
+    billed = block_bytes(shape, kept) - block_bytes(shape, kept._replace(adapted=(), rank=0))
     actual = (2 + bool(row.dropout)) * shape.hidden + 2 * kept.rank * len(kept.adapted)
     return _more_per_block(row, shape, found, actual - billed)
 

@@ -88,18 +88,24 @@ def test_a_block_keeps_what_autograd_kept(
     capped = {"attn_logit_softcapping": 50.0} if model_type == "gemma2" else {}
     shape = ModelShape.from_config({**TINY, **capped, "model_type": model_type})
     adapted = () if method == "full" else shape.linears
-    how = Kept(arithmetic, nf4=False, adapted=adapted, rank=8, dropout=False, length=64, padded=padded)
+    how = Kept(
+        shape.blocks[0], arithmetic, nf4=False, frozen=method != "full", adapted=adapted, rank=8, dropout=False,
+        length=64, padded=padded,
+    )  # fmt: skip
     assert block_bytes(shape, how) == pytest.approx(kept, rel=0.04 if model_type == "phi3" else 0.003)
 
 
 @pytest.mark.parametrize(
     ("method", "padded", "kept"),
-    [("full", False, 6568), ("lora", False, 5912), ("qlora", False, 7832), ("qlora", True, 8344)],
+    [("full", False, 6568), ("lora", False, 5912), ("qlora", False, 7576), ("qlora", True, 8088)],
 )
 def test_a_block_under_autocast(method: str, padded: bool, kept: int) -> None:
     shape = ModelShape.from_config({**TINY_AMP, "model_type": "llama"})
     adapted = () if method == "full" else shape.linears
-    how = Kept("amp", method == "qlora", adapted, rank=8, dropout=False, length=64, padded=padded)
+    how = Kept(
+        shape.blocks[0], "amp", method == "qlora", frozen=method != "full", adapted=adapted, rank=8, dropout=False,
+        length=64, padded=padded,
+    )  # fmt: skip
     assert block_bytes(shape, how) == kept
 
 

@@ -7,18 +7,22 @@ S length, r rank, b bytes of the arithmetic (2 or 4).
 
 from typing import NamedTuple
 
-from tunesmith.memory.shape import Linear, ModelShape, Source
+from tunesmith.memory.experts import Experts
+from tunesmith.memory.shape import Block, Latent, Linear, ModelShape, Source
 from tunesmith.memory.step import Arithmetic
 
 
 class Kept(NamedTuple):
     """How a block is trained."""
 
+    block: Block
     arithmetic: Arithmetic
     nf4: bool
     """The frozen weights are packed; their layers then answer in float32."""
+    frozen: bool
+    """All but adapters."""
     adapted: tuple[Linear, ...]
-    """Linear layers with an adapter; empty for full fine-tuning."""
+    """Linear layers with an adapter; none in full fine-tuning."""
     rank: int
     dropout: bool
     """Adapter dropout: every target keeps an input of its own, and a mask."""
@@ -36,35 +40,53 @@ class Kept(NamedTuple):
         return 4 if self.arithmetic == "fp32" else 2
 
     @property
+    def expert_bytes(self) -> int:
+        """Of one number that routed experts answer."""
+        return 4 if self.arithmetic == "amp" and not self.frozen else self.compute_bytes
+
+    @property
+    def packed_bytes(self) -> int:
+        """Of one number that a linear layer answers; packed ones do so in float32 under autocast."""
+        return 4 if self.arithmetic == "amp" and self.nf4 else self.compute_bytes
+
+    @property
     def residual_bytes(self) -> int:
         """Of one number between the blocks: under autocast in float32 where the embedding is."""
-        return 4 if self.arithmetic == "amp" and (self.nf4 or not self.adapted) else self.compute_bytes
+        return 4 if self.arithmetic == "amp" and (self.nf4 or not self.frozen) else self.compute_bytes
 
 
 def block_bytes(shape: ModelShape, kept: Kept) -> int:
     """Bytes per token that a block keeps from forward to backward."""
-    return _norms(shape, kept) + _attention(shape, kept) + _mlp(shape, kept) + _inputs(shape, kept)
+    attention = _latent_attention(shape, kept, shape.latent) if shape.latent else _attention(shape, kept)
+    experts = _experts(kept.block.experts, kept) if kept.block.experts else 0
+    return _norms(shape, kept) + attention + _mlp(kept) + experts + _inputs(shape, kept)
 
 
 def final_bytes(shape: ModelShape, kept: Kept) -> int:
     """Bytes per token that the last norm keeps, and the head where it is trained: its input."""
     normed = _normed_bytes(shape, kept)
-    head = 0 if kept.adapted else kept.compute_bytes
+    head = 0 if kept.frozen else kept.compute_bytes
     return (4 + normed + head) * shape.hidden
 
 
 def _norms(shape: ModelShape, kept: Kept) -> int:
     """Input in float32 (4h) and its scale (4); where the norms train too, the normed value."""
     normed = _normed_bytes(shape, kept)
-    hidden = shape.norms * ((4 + normed) * shape.hidden + 4)
-    if not shape.qk_norm:
-        return hidden
-    heads = shape.heads + shape.kv_heads
-    return hidden + heads * ((4 + normed) * shape.head_dim + 4)
+    widths = [shape.hidden] * shape.norms
+    if shape.qk_norm:
+        widths += [shape.head_dim] * (shape.heads + shape.kv_heads)
+    if shape.latent:
+        widths += [shape.latent.rank, shape.latent.query_rank or 0]
+    return sum(norm_bytes(width) + normed * width for width in widths)
+
+
+def norm_bytes(width: int) -> int:
+    """Bytes per token: its input in float32 and its scale."""
+    return 4 * width + 4
 
 
 def _normed_bytes(shape: ModelShape, kept: Kept) -> int:
-    if kept.adapted:
+    if kept.frozen:
         return 0
     return 4 if shape.wide_norm or kept.arithmetic == "amp" else kept.compute_bytes
 
@@ -85,18 +107,60 @@ def _attention(shape: ModelShape, kept: Kept) -> int:
     return fused + 2 * b * q + keys + 4 * shape.heads
 
 
-def _mlp(shape: ModelShape, kept: Kept) -> int:
+def _latent_attention(shape: ModelShape, kept: Kept, latent: Latent) -> int:
+    """Queries and keys are put together anew; values stay where the layer that makes them and the keys left both,
+    unless autocast rounds a packed layer's answer. Kernels of two widths: memory-efficient ones.
+    """
+    b, value = kept.compute_bytes, shape.heads * latent.value
+    both = value if kept.arithmetic == "amp" and kept.nf4 else value + shape.heads * latent.plain
+    if kept.eager:
+        return b * (2 * shape.q_width + both) + (6 if b == 2 else 4) * shape.heads * kept.length
+    mask = b * kept.length if kept.padded else 0
+    return b * (2 * shape.q_width + both + value) + mask + 4 * shape.heads
+
+
+def _mlp(kept: Kept) -> int:
     """Gate, its activation, and up."""
-    each = 4 if kept.arithmetic == "amp" and kept.nf4 else kept.compute_bytes
-    return 3 * each * shape.ffn
+    return 3 * kept.packed_bytes * kept.block.ffn
+
+
+def _experts(experts: Experts, kept: Kept) -> int:
+    """Of routed experts in one product (`grouped_mm_experts_forward` of transformers 5), where each token is there once
+    for each of its experts: gate and up together, the activation, and the answer before it is weighed; where they are
+    trained, the inputs of both products. The product ignores autocast: its numbers are of the weights' precision.
+
+    The router: its scores in float32, and per choice four orders of 8 bytes and a weight. A shared expert that is
+    weighed keeps its answer.
+    """
+    each = kept.expert_bytes
+    inputs = 0 if kept.frozen else experts.hidden + experts.width
+    chosen = each * (3 * experts.width + experts.hidden + inputs) + 4 * 8 + each
+    weighed = kept.packed_bytes * (experts.hidden + 1) if experts.shared_gate else 0
+    return experts.per_token * chosen + 4 * experts.num_experts + weighed
+
+
+def routing_bytes(experts: Experts, kept: Kept) -> int:
+    """Bytes per token when the experts' backward pass begins, beyond what the block keeps: three gradients of the
+    weighed answers, the second and third to undo their order. A shared expert that ran after them is done with then.
+    """
+    weighed = 4 if experts.weighs_in_float32 else kept.expert_bytes
+    shared = 0 if experts.shared_gate else _mlp(kept)
+    return 3 * experts.per_token * weighed * experts.hidden - shared
+
+
+def expert_gradient_bytes(experts: Experts, kept: Kept) -> int:
+    """Bytes per token when it ends: the gradients of gate and up together, and their input."""
+    return experts.per_token * kept.expert_bytes * (2 * experts.width + experts.hidden)
 
 
 def _inputs(shape: ModelShape, kept: Kept) -> int:
     """What the linear layers with a gradient keep of their inputs: one tensor for all that read it, or one each."""
-    if kept.adapted:
+    if kept.frozen:
         return _adapter_inputs(shape, kept)
     each = kept.arithmetic == "amp"
-    return sum(_shared(shape, kept, source, each) for source in ("attention_norm", "attention", "mlp_norm", "mlp"))
+    sources = dict.fromkeys(linear.source for linear in kept.block.linears)
+    router = kept.compute_bytes * shape.hidden if kept.block.experts else 0
+    return router + sum(_shared(shape, kept, source, each) for source in sources)
 
 
 def _adapter_inputs(shape: ModelShape, kept: Kept) -> int:
@@ -111,7 +175,15 @@ def _adapter_inputs(shape: ModelShape, kept: Kept) -> int:
         sources: set[Source] = {linear.source for linear in kept.adapted}
         return ranks + sum(_shared(shape, kept, source, each=False) for source in sources)
     copied = each + (1 if kept.dropout else 0)
-    return ranks + copied * sum(linear.width_in for linear in kept.adapted)
+    return ranks + copied * sum(linear.width_in for linear in kept.adapted if not _is_there(shape, kept, linear))
+
+
+def _is_there(shape: ModelShape, kept: Kept, linear: Linear) -> bool:
+    """Whether the layer's adapter keeps what the attention keeps anyway: packed layers do not cast under autocast
+    (PEFT's tuners/lora/bnb.py), and the attention answers in 16 bits there.
+    """
+    as_it_is = kept.nf4 and kept.arithmetic == "amp" and not kept.dropout
+    return as_it_is and linear.source == "attention" and not (shape.softcap or kept.eager)
 
 
 def _takes_inputs_as_they_are(kept: Kept) -> bool:
@@ -124,6 +196,6 @@ def _shared(shape: ModelShape, kept: Kept, source: Source, each: bool) -> int:
     """Bytes of the tensor `source` where its readers keep it as it is, or (`each`) a rounded copy for each of them."""
     if source == "attention" and not shape.softcap and not kept.eager:
         return 0  # The attention itself keeps its output.
-    readers = [linear for linear in shape.linears if linear.source == source]
-    copies = len(readers) if each and source.endswith("norm") else 1
+    readers = [linear for linear in kept.block.linears if linear.source == source]
+    copies = len(readers) if each and source not in ("attention", "mlp") else 1
     return copies * kept.compute_bytes * readers[0].width_in

@@ -29,6 +29,8 @@ SERVER_SEQUENCES = 256
 LOSS_BYTES = 12
 """Per token and vocabulary entry in the backward pass of the loss: log-softmax, its gradient and the loss's gradient,
 all in float32. The trainer lets go of the logits before; a loop that keeps the model's output has 2 or 4 more."""
+LOSS_FORWARD_BYTES = 10
+"""The same at the end of the forward pass under autocast: 16-bit logits, float32 ones, and their log-softmax."""
 LOSS_CHUNK_TOKENS = 512
 """Tokens whose logits exist at once where the loss is taken in pieces."""
 

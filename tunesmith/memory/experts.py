@@ -17,6 +17,10 @@ class Experts(NamedTuple):
     hidden: int
     shared_width: int
     """Of the expert that serves every token beside them, made of ordinary linear layers; 0 where there is none."""
+    shared_gate: bool = False
+    """That expert's answer is weighed."""
+    weighs_in_float32: bool = False
+    """The router's weights are float32 whatever the rest is, and so are answers once weighed."""
     packable: bool = False
     """Whether bitsandbytes can pack them.
 
@@ -58,7 +62,15 @@ def read_experts(config: Config, family: Family) -> Experts | None:
             "a token cannot pass through more experts than there are."
         )
     width = size(config, routing.width_key)
-    return Experts(count, per_token, width, size(config, "hidden_size"), _shared_width(config, routing, width))
+    return Experts(
+        num_experts=count,
+        per_token=per_token,
+        width=width,
+        hidden=size(config, "hidden_size"),
+        shared_width=_shared_width(config, routing, width),
+        shared_gate=routing.shared_gate,
+        weighs_in_float32=routing.weighs_in_float32,
+    )
 
 
 def count_moe_layers(config: Config, routing: Routing, layers: int) -> int:

@@ -25,6 +25,8 @@ class Routing(NamedTuple):
     """For how many experts of the common width serve every token, as one."""
     shared_gate: bool = False
     """A linear layer of width one weighs the shared expert."""
+    weighs_in_float32: bool = False
+    """The router's weights are float32 whatever the rest is."""
 
 
 class Family(NamedTuple):
@@ -60,6 +62,7 @@ _DEEPSEEK = Routing(
     width_key="moe_intermediate_size",
     placing="after the dense ones",
     shared_num_key="n_shared_experts",
+    weighs_in_float32=True,
 )
 
 LLAMA = _BIASED._replace(mlp_bias="mlp_bias")
@@ -69,7 +72,9 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family(sliding="every layer", defaults={**_MISTRAL, "sliding_window": 4096}),
     "mixtral": Family(
         sliding="every layer",
-        routing=Routing(num_key="num_local_experts", width_key="intermediate_size", placing="every layer"),
+        routing=Routing(
+            num_key="num_local_experts", width_key="intermediate_size", placing="every layer", weighs_in_float32=True
+        ),
         defaults=_MISTRAL,
     ),
     "qwen2": Family(qkv_bias="always", sliding="late layers", defaults=_QWEN),

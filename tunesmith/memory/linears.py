@@ -5,6 +5,10 @@ from typing import Literal, NamedTuple
 from tunesmith.memory.families import Bias, Family
 from tunesmith.memory.sizes import Config, Sizes, refuse_missing, size
 
+EXPERT_NAMES = frozenset({"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
+"""Layers that PEFT 0.21, in any model with routed experts, takes for the experts' and adapts there
+(utils/transformers_weight_conversion.py), shared experts and dense blocks left out; no adapter goes on them here."""
+
 Source = Literal["attention_norm", "query_latent", "kv_latent", "attention", "mlp_norm", "mlp"]
 Targets = tuple[str, ...] | Literal["all-linear"]
 
@@ -99,6 +103,11 @@ def adapted(linears: tuple[Linear, ...], targets: Targets) -> tuple[Linear, ...]
     if targets == "all-linear":
         return linears
     return tuple(linear for linear in linears if any(_names(target, linear) for target in targets))
+
+
+def beside_experts(linears: tuple[Linear, ...]) -> tuple[Linear, ...]:
+    """Those that can be adapted in a model with routed experts."""
+    return tuple(linear for linear in linears if linear.name not in EXPERT_NAMES)
 
 
 def _latent(config: Config, sizes: Sizes, latent: Latent, bias: bool) -> tuple[Linear, ...]:

@@ -12,6 +12,7 @@ from tunesmith.memory.linears import (
     Targets,
     adapted,
     attention_linears,
+    beside_experts,
     mlp_linears,
     read_latent,
 )
@@ -34,6 +35,11 @@ class Block(NamedTuple):
     def linear_weights(self) -> int:
         """Of the linear layers, biases and routed experts aside."""
         return sum(linear.weights for linear in self.linears)
+
+    @property
+    def ffn(self) -> int:
+        """Width of the MLP that serves every token; 0 where only routed experts do."""
+        return next((linear.width_in for linear in self.linears if linear.source == "mlp"), 0)
 
     @property
     def params(self) -> int:
@@ -176,9 +182,12 @@ class ModelShape(Spec):
         per_layer = self.latent.rank + self.latent.rotated if self.latent else 2 * self.kv_width
         return self.layers * per_layer
 
-    def adapted(self, targets: Targets) -> tuple[Linear, ...]:
-        """The linear layers of a block that get an adapter; names match as PEFT matches them, by their end."""
-        return adapted(self.linears, targets)
+    def adapted(self, targets: Targets, block: Block | None = None) -> tuple[Linear, ...]:
+        """The linear layers of a block, or of a dense one, that get an adapter: with routed experts, those of the
+        attention. Names match as PEFT matches them, by their end.
+        """
+        linears = block.linears if block else self.linears
+        return adapted(beside_experts(linears) if self.experts else linears, targets)
 
     @property
     def _norm_params(self) -> int:

@@ -45,6 +45,11 @@ class Step(Spec):
         return isinstance(self.method, QLora)
 
     @property
+    def compute_bytes(self) -> int:
+        """Of one number in a product of matrices."""
+        return 4 if self.arithmetic == "fp32" else 2
+
+    @property
     def frozen_bytes(self) -> int:
         """Of one frozen number that is not packed; QLoRA keeps head, embedding and norms in float32."""
         return 4 if self.arithmetic == "fp32" or self.is_nf4 else 2

@@ -1,7 +1,8 @@
 """The memory of one optimizer step, at its fullest moment."""
 
-from tunesmith.memory.activations import Kept, block_bytes, final_bytes
-from tunesmith.memory.constants import LOSS_BYTES, LOSS_CHUNK_TOKENS
+from tunesmith.memory.activations import block_bytes, expert_gradient_bytes
+from tunesmith.memory.blocks import inputs_bytes, kept_by, saved_bytes, work_bytes
+from tunesmith.memory.constants import LOSS_BYTES, LOSS_CHUNK_TOKENS, LOSS_FORWARD_BYTES
 from tunesmith.memory.parallel import Held, States, held, optimizer_bytes, passing_bytes
 from tunesmith.memory.shape import ModelShape
 from tunesmith.memory.step import Step
@@ -19,24 +20,25 @@ def step_items(shape: ModelShape, step: Step) -> Items:
 def moments(shape: ModelShape, step: Step) -> dict[str, Items]:
     """Bytes by item at the moments when a step can be at its fullest.
 
-    The loss: everything kept for the backward pass, and the gradients of the logits. The last block: the head's
+    The forward pass's end: everything kept for the backward pass, all copies that autocast made, and the loss. The
+    loss's own backward pass: the gradients of the logits, and the copies still needed. The last block: the head's
     gradient, and the block's temporaries. The first block, then the embedding: all gradients, and their temporaries.
     The optimizer: all gradients, and what its kernels need beside them.
     """
-    kept = kept_by(shape, step)
     standing, passing = standing_items(shape, step), _passing_items(shape, step, blocks=2)
     beside = _passing_items(shape, step, blocks=0)
-    saved = {_activations_name(step): _saved_bytes(shape, step, kept)}
+    saved = {_activations_name(step): saved_bytes(shape, step)}
     gradients = {"gradients": _held(shape, step).gradients}
-    work = {"one block's temporaries": _work_bytes(shape, step, kept)}
+    work = {"one block's temporaries": work_bytes(shape, step, shape.blocks[-1])}
     before = gradients if step.accumulates else {}
     loss = {"logits and loss": loss_bytes(shape, step)}
     embedding = {"the embedding's gradient": _embedding_bytes(shape, step)}
     updating = {"optimizer's temporaries": _foreach_bytes(shape, step)}
     return {
+        "forward": standing | beside | saved | before | _forward_items(shape, step),
         "loss": standing | beside | _casts(shape, step) | saved | before | loss,
         "last block": standing | passing | _casts(shape, step) | saved | (before or _head_gradient(shape, step)) | work,
-        "first block": standing | passing | gradients | work,
+        "first block": standing | passing | _first_block(shape, step),
         "embedding": standing | beside | gradients | embedding,
         "optimizer": standing | beside | gradients | updating,
     }
@@ -65,8 +67,12 @@ def weight_items(shape: ModelShape, step: Step) -> Items:
         return {f"weights ({_named(step.trained_bytes)})": trained}
     if not step.is_nf4:
         return {f"weights ({_named(step.frozen_bytes)})": shape.params * step.frozen_bytes, "adapter": trained}
-    rest = (shape.params - shape.linear_weights) * step.frozen_bytes
-    return {"weights (nf4)": nf4_bytes(shape.linear_weights), "embedding, head, norms (fp32)": rest, "adapter": trained}
+    rest = (shape.params - shape.linear_weights - shape.expert_weights) * step.frozen_bytes
+    experts = {"weights (experts, not packed)": shape.expert_weights * step.compute_bytes}
+    return {
+        "weights (nf4)": nf4_bytes(shape.linear_weights), **experts, "embedding, head, norms (fp32)": rest,
+        "adapter": trained,
+    }  # fmt: skip
 
 
 def states(shape: ModelShape, step: Step) -> States:
@@ -130,8 +136,11 @@ def trained_params(shape: ModelShape, method: Train) -> int:
     """Numbers the optimizer changes; of a LoRA, rank x (in + out) per adapted layer."""
     if isinstance(method, Full):
         return shape.params
-    adapted = shape.adapted(method.targets)
-    return shape.layers * sum(method.rank * (linear.width_in + linear.width_out) for linear in adapted)
+    return sum(
+        block.num_layers * method.rank * (linear.width_in + linear.width_out)
+        for block in shape.blocks
+        for linear in shape.adapted(method.targets, block)
+    )
 
 
 def loss_bytes(shape: ModelShape, step: Step) -> int:
@@ -143,38 +152,38 @@ def loss_bytes(shape: ModelShape, step: Step) -> int:
     return LOSS_BYTES * piece * shape.vocab + 4 * step.tokens * shape.hidden
 
 
-def kept_by(shape: ModelShape, step: Step) -> Kept:
-    """How the step trains a block."""
-    adapter = None if isinstance(step.method, Full) else step.method
-    return Kept(
-        arithmetic=step.arithmetic,
-        nf4=step.is_nf4,
-        adapted=shape.adapted(adapter.targets) if adapter else (),
-        rank=adapter.rank if adapter else 0,
-        dropout=bool(adapter and adapter.dropout),
-        length=step.method.max_length,
-        padded=step.is_padded and step.attention != "flash",
-        eager=step.attention == "eager",
-        adapter_bytes=4 if step.adapter_precision == "fp32" else 2,
-    )
-
-
 def _activations_name(step: Step) -> str:
     return "activations (checkpointed)" if step.gradient_checkpointing else "activations"
 
 
-def _saved_bytes(shape: ModelShape, step: Step, kept: Kept) -> int:
-    """Of all blocks, and of the norm after them with the head's input."""
-    each = kept.residual_bytes * shape.hidden if step.gradient_checkpointing else block_bytes(shape, kept)
-    return (shape.layers * each + final_bytes(shape, kept)) * step.tokens
-
-
-def _work_bytes(shape: ModelShape, step: Step, kept: Kept) -> int:
-    """Recomputed: all that one block keeps. Else the gradients that flow through its MLP. NF4: one layer unpacked."""
-    unpacked = kept.compute_bytes * shape.largest_linear if step.is_nf4 else 0
+def _first_block(shape: ModelShape, step: Step) -> Items:
+    """All gradients beside one block's work; or with experts, whose own gradients are large, one of two moments in the
+    first block that has them: their backward pass begins, and its end, with what the attention keeps.
+    """
+    gradients, work = _held(shape, step).gradients, "one block's temporaries"
+    plain = {"gradients": gradients, work: work_bytes(shape, step, shape.blocks[0])}
+    block = shape.blocks[-1]
+    if block.experts is None or step.accumulates:
+        return plain
+    kept, earlier = kept_by(shape, step, block), _gradients_to_come(shape, step)
+    begun = {"gradients": gradients - earlier, work: work_bytes(shape, step, block) + inputs_bytes(shape, step, kept)}
+    ended = expert_gradient_bytes(block.experts, kept)
     if step.gradient_checkpointing:
-        return unpacked + block_bytes(shape, kept) * step.tokens
-    return unpacked + kept.compute_bytes * (3 * shape.ffn + 2 * shape.hidden) * step.tokens
+        ended += block_bytes(shape, kept._replace(block=block._replace(experts=None)))
+    found = [begun, {"gradients": gradients, work: ended * step.tokens}]
+    return max(found if not shape.dense_layers else [plain, *found], key=total)
+
+
+def _gradients_to_come(shape: ModelShape, step: Step) -> int:
+    """When the backward pass of the first block with experts begins: its own, those of the dense blocks before it, and
+    the embedding's where the head has another. This GPU's share.
+    """
+    if not isinstance(step.method, Full):
+        return 0
+    block = shape.blocks[-1]
+    params = block.params + sum(before.num_layers * before.params for before in shape.blocks[:-1])
+    params += 0 if shape.tied else shape.embedding_params
+    return _held(shape, step).gradients * params // shape.params
 
 
 def _head_gradient(shape: ModelShape, step: Step) -> Items:
@@ -183,22 +192,34 @@ def _head_gradient(shape: ModelShape, step: Step) -> Items:
     return {"gradients": shape.embedding_params * step.trained_bytes}
 
 
+def _forward_items(shape: ModelShape, step: Step) -> Items:
+    """Autocast keeps a copy of every trained float32 weight until the model has answered; a loss in pieces comes
+    later.
+    """
+    if step.arithmetic != "amp" or step.loss != "full":
+        return {}
+    loss = loss_bytes(shape, step) - (LOSS_BYTES - LOSS_FORWARD_BYTES) * step.tokens * shape.vocab
+    return {"autocast copies of weights": _block_casts(shape, step) + _head_cast(shape, step), "logits and loss": loss}
+
+
 def _casts(shape: ModelShape, step: Step) -> Items:
-    return {"autocast copies of weights": _cast_bytes(shape, step)}
-
-
-def _cast_bytes(shape: ModelShape, step: Step) -> int:
     """16-bit copies that autocast makes of float32 weights and that the backward pass needs.
 
     A checkpointed block makes its own again; the head's outlives the forward pass.
     """
-    if step.arithmetic != "amp":
-        return 0
-    head = shape.embedding_params if isinstance(step.method, Full) or step.is_nf4 else 0
-    if step.gradient_checkpointing:
-        return 2 * head
-    blocks = shape.linear_weights if isinstance(step.method, Full) else trained_params(shape, step.method)
-    return 2 * (blocks + head)
+    blocks = 0 if step.gradient_checkpointing else _block_casts(shape, step)
+    return {"autocast copies of weights": (blocks + _head_cast(shape, step)) if step.arithmetic == "amp" else 0}
+
+
+def _block_casts(shape: ModelShape, step: Step) -> int:
+    """Routed experts have none."""
+    if isinstance(step.method, Full):
+        return 2 * shape.linear_weights
+    return 0 if step.adapter_precision == "bf16" else 2 * trained_params(shape, step.method)
+
+
+def _head_cast(shape: ModelShape, step: Step) -> int:
+    return 2 * shape.embedding_params if isinstance(step.method, Full) or step.is_nf4 else 0
 
 
 def _embedding_bytes(shape: ModelShape, step: Step) -> int:

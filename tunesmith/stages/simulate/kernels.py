@@ -57,7 +57,7 @@ class _Efficient(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(context: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         rows, heads, length, _ = query.shape
-        out = _like_batch(query)
+        out = query.new_empty(rows, length, heads, value.shape[-1]).transpose(1, 2)
         log_sum = query.new_empty(rows, heads, rounded_up(length, 32), dtype=torch.float32)
         context.save_for_backward(query, key, value, bias, out, log_sum)
         return out
@@ -88,9 +88,12 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """torch's scaled_dot_product_attention as it chooses on a GPU: flash without a mask, memory-efficient with one."""
+    """torch's scaled_dot_product_attention as it chooses on a GPU: flash, and memory-efficient where there is a mask or
+    values are not as wide as keys.
+    """
     query, key, value = (_autocast(tensor) for tensor in (query, key, value))
-    if attn_mask is None and query.dtype != torch.float32 and query.shape[-1] <= _FLASH_WIDTH:
+    is_even = query.shape[-1] == value.shape[-1] <= _FLASH_WIDTH
+    if attn_mask is None and query.dtype != torch.float32 and is_even:
         return _Flash.apply(query, key, value)
     if enable_gqa:
         repeats = query.shape[1] // key.shape[1]
@@ -159,9 +162,22 @@ def _unpacked_linear(
     return functional.linear(input, weight, bias)
 
 
+def _grouped_product(left: Tensor, right: Tensor, offs: Tensor | None = None, *_: Any) -> Tensor:
+    """One product per expert of rows sorted by expert: (S, k) by (experts, k, n), or for the weights' gradient (k, S)
+    by (S, n). A fake tensor knows it in bfloat16 alone; in float32 torch goes from expert to expert, into one result
+    (aten/src/ATen/native/GroupedMMUtils.h).
+    """
+    if offs is not None and left.dim() == right.dim() == 2:
+        return left.new_empty(offs.shape[0], left.shape[0], right.shape[1])
+    return left.new_empty(*left.shape[:-1], right.shape[-1])
+
+
 def substitutes() -> Substitutes:
     """Operators that are no single kernel, or whose answer a fake tensor does not have."""
-    found: dict[Any, Any] = {torch.ops.aten._local_scalar_dense.default: answered}
+    found: dict[Any, Any] = {
+        torch.ops.aten._local_scalar_dense.default: answered,
+        torch.ops.aten._grouped_mm.default: _grouped_product,
+    }
     if hasattr(torch.ops.bitsandbytes, "gemm_4bit"):
         found[torch.ops.bitsandbytes.gemm_4bit.default] = _unpacked_linear
     return found
