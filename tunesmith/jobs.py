@@ -122,5 +122,5 @@ STAGES: dict[str, Stage] = {
     "quantize.gptq": Stage("tunesmith.stages.quantize.gptq", "train", 1),
     "evaluate": Stage("tunesmith.stages.evaluate.generate", "train", 1),
     "serve.vllm": Stage("tunesmith.stages.serve.vllm", "main", 1),
-    "simulate": Stage("tunesmith.stages.simulate.simulate", "train", 1),
+    "simulate": Stage("tunesmith.stages.simulate.simulate", "train", 2),
 }

@@ -76,7 +76,7 @@ def read_opening(model: nn.Module, questions: Sequence[Question]) -> Opening:
     if length:
         tokens = torch.tensor([first[:length]], device=_device(model))
         with torch.inference_mode():
-            _forward(model, tokens, torch.ones_like(tokens), cache, 1)
+            forward(model, tokens, torch.ones_like(tokens), cache, 1)
     return Opening(length, cache)
 
 
@@ -88,8 +88,8 @@ def ask(
     first = _first_needed(laid)
     with torch.inference_mode():
         cache.batch_repeat_interleave(len(batch))
-        logits = _forward(model, laid.input_ids, laid.mask, cache, laid.input_ids.shape[1] - first)
-        losses = [_loss(row, labels[first + 1 :]) for row, labels in zip(logits, laid.labels, strict=True)]
+        logits = forward(model, laid.input_ids, laid.mask, cache, laid.input_ids.shape[1] - first)
+        losses = [row_loss(row, labels[first + 1 :]) for row, labels in zip(logits, laid.labels, strict=True)]
         greedy = logits[:, laid.seam - 1 - first :].argmax(-1)
         del logits
         cache.crop(laid.seam - laid.input_ids.shape[1])
@@ -133,7 +133,7 @@ def decode(
         if not rows.numel() or step + 1 == max_new_tokens:
             break
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        current = _forward(model, current[:, None], mask, cache, 1)[:, -1].argmax(-1)
+        current = forward(model, current[:, None], mask, cache, 1)[:, -1].argmax(-1)
     return answers
 
 
@@ -177,7 +177,7 @@ def _first_needed(laid: Laid) -> int:
     return max(min(learnt, laid.seam) - 1, 0)
 
 
-def _loss(logits: Tensor, labels: Tensor) -> float:
+def row_loss(logits: Tensor, labels: Tensor) -> float:
     """Summed negative log-likelihood of one row, in float32; the last column predicts nothing."""
     return float(F.cross_entropy(logits[: len(labels)].float(), labels, ignore_index=IGNORED, reduction="sum"))
 
@@ -186,7 +186,7 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _forward(model: nn.Module, input_ids: Tensor, mask: Tensor, cache: Cache, keep: int) -> Tensor:
+def forward(model: nn.Module, input_ids: Tensor, mask: Tensor, cache: Cache, keep: int) -> Tensor:
     """Logits of the last `keep` columns; `mask` covers the cache's columns too."""
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
     logits: Tensor = model(

@@ -56,18 +56,19 @@ def for_training(step: Step) -> Loading:
     )
 
 
-def for_evaluation(step: Step, kernels: Kernels) -> Loading:
-    """As the evaluate stage loads: one plain float32 model on a CPU, base and adapter in 16 bits on a GPU."""
-    is_plain = kernels == "cpu" or isinstance(step.method, Full)
-    return Loading(
-        step.method,
-        torch.float32 if kernels == "cpu" else torch.bfloat16,
-        is_packed=step.is_nf4 and not is_plain,
-        has_adapter=not is_plain,
-        adapter_in_float32=True,
-        is_trained=False,
-        attention=step.attention,
-    )
+def for_evaluation(step: Step, kernels: Kernels) -> tuple[Loading, ...]:
+    """As the evaluate stage loads those that it judges, of which one is the fullest: plain ones in float32 on a CPU and
+    in 16 bits on a GPU, and there the base with its adapter; with the attention that transformers chooses.
+    """
+    dtype = torch.float32 if kernels == "cpu" else torch.bfloat16
+    plain = Loading(
+        step.method, dtype, is_packed=False, has_adapter=False, adapter_in_float32=True, is_trained=False,
+        attention="sdpa",
+    )  # fmt: skip
+    if kernels == "cpu" or isinstance(step.method, Full):
+        return (plain,)
+    adapted = plain._replace(is_packed=step.is_nf4, has_adapter=True)
+    return (plain, adapted) if step.is_nf4 else (adapted,)
 
 
 def meta_model(config: Mapping[str, Any], loading: Loading) -> PreTrainedModel | PeftModel:

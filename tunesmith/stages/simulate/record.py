@@ -30,13 +30,23 @@ def record_step(config: Mapping[str, Any], step: Step, kernels: Kernels) -> Reco
     return stand.recording(owners)
 
 
-def record_evaluation(config: Mapping[str, Any], step: Step, kernels: Kernels, rows: int, tokens: int) -> Recording:
-    """One batch of the evaluation of what the step trains; raises what `meta_model` raises."""
-    stand = _Stand(config, for_evaluation(step, kernels), kernels)
+def record_evaluations(
+    config: Mapping[str, Any], step: Step, kernels: Kernels, rows: int, tokens: int
+) -> Iterator[Recording]:
+    """One batch put to each model that is judged, of which one is the fullest; raises what `meta_model` raises."""
+    for loading in for_evaluation(step, kernels):
+        yield record_evaluation(config, loading, kernels, rows, tokens)
+
+
+def record_evaluation(
+    config: Mapping[str, Any], loading: Loading, kernels: Kernels, rows: int, tokens: int
+) -> Recording:
+    """One batch of `tokens` columns, those of the answers included."""
+    stand = _Stand(config, loading, kernels)
     stand.model.eval()
-    answer = tokens - step.method.max_length
+    answer = tokens - loading.method.max_length
     with stand.at_work():
-        owners = evaluate(stand.model, rows, tokens, answer if answer > 0 else tokens, stand.tracer)
+        owners = evaluate(stand.model, rows, tokens, answer if answer > 0 else tokens - 1, stand.tracer)
     return stand.recording(owners)
 
 

@@ -21,7 +21,7 @@ from tunesmith.errors import ModelError
 from tunesmith.jobs import SimulateJob
 from tunesmith.memory.constants import GIB
 from tunesmith.stages.simulate.kernels import Kernels
-from tunesmith.stages.simulate.record import record_evaluation, record_step
+from tunesmith.stages.simulate.record import record_evaluations, record_step
 from tunesmith.stages.simulate.report import Recording, peaks, timeline
 from tunesmith.stages.simulate.step import EVALUATE, FORWARD_BACKWARD, OPTIMIZER
 from tunesmith.worker import Made, Room
@@ -40,25 +40,25 @@ def simulate(job: SimulateJob, room: Room) -> Made:
     kernels: Kernels = "cpu" if job.step.arithmetic == "fp32" else "cuda"
     with _refusing(job.config):
         training = record_step(job.config, job.step, kernels)
-        evaluation = _evaluation(job, kernels)
+        evaluations = _evaluations(job, kernels)
     found = peaks(training, (FORWARD_BACKWARD, OPTIMIZER))
     simulation = Simulation(
         fingerprint=job.fingerprint,
         forward_backward=found[FORWARD_BACKWARD],
         optimizer=found[OPTIMIZER],
-        evaluate=peaks(evaluation, (EVALUATE,))[EVALUATE] if evaluation else None,
+        evaluate=max((peaks(one, (EVALUATE,))[EVALUATE] for one in evaluations), key=_allocated, default=None),
         timeline=timeline(training, (FORWARD_BACKWARD, OPTIMIZER)),
-        events=len(training.stream) + (len(evaluation.stream) if evaluation else 0),
+        events=sum(len(one.stream) for one in (training, *evaluations)),
         versions={name: version(name) for name in _LIBRARIES},
     )
     print(_said(job, simulation), flush=True)
     return Made(simulation)
 
 
-def _evaluation(job: SimulateJob, kernels: Kernels) -> Recording | None:
+def _evaluations(job: SimulateJob, kernels: Kernels) -> tuple[Recording, ...]:
     if not job.evaluation_rows or not job.evaluation_tokens:
-        return None
-    return record_evaluation(job.config, job.step, kernels, job.evaluation_rows, job.evaluation_tokens)
+        return ()
+    return tuple(record_evaluations(job.config, job.step, kernels, job.evaluation_rows, job.evaluation_tokens))
 
 
 @contextmanager

@@ -5,11 +5,11 @@ from types import MethodType
 import torch
 from accelerate.utils.operations import convert_outputs_to_fp32
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 from transformers import DynamicCache
 
 from tunesmith.memory.step import Step
+from tunesmith.stages.evaluate.asking import forward, row_loss
 from tunesmith.stages.simulate.kernels import Kernels
 from tunesmith.stages.simulate.optimizers import states_of
 from tunesmith.stages.simulate.owners import CACHE, GRADIENTS, STATES, claimed
@@ -87,18 +87,30 @@ def _loss(model: nn.Module, loss_of: ChunkedLoss | None, labels: Tensor, **input
     return loss
 
 
-def evaluate(model: nn.Module, rows: int, tokens: int, kept: int, tracer: Tracer) -> dict[int, str]:
-    """Reads `rows` x `tokens` with the logits of the last `kept` columns, and computes the loss row by row.
+def evaluate(model: nn.Module, rows: int, tokens: int, answer: int, tracer: Tracer) -> dict[int, str]:
+    """What `ask` of the evaluate stage does: reads `rows` x `tokens`, of which the last `answer` columns are expected
+    answers, takes each row's loss, and goes on from the prompts; the token it goes on with here is the last one, when
+    the cache is fullest. What all prompts begin with is taken to be a token or two: enough for a mask to be needed.
 
     Returns whose the blocks are that became the cache of keys and values.
     """
     tracer.mark(EVALUATE)
     tracer.moment = "forward"
-    shape, cache = (rows, tokens), DynamicCache()
-    inputs = {name: torch.zeros(shape, dtype=torch.long) for name in ("input_ids", "position_ids")}
-    mask = torch.ones(shape, dtype=torch.long) if rows > 1 else None
+    input_ids, mask = (torch.full((rows, tokens), fill, dtype=torch.long) for fill in (0, 1))
+    cache = DynamicCache()
+    # Inference mode would hand composite operators over whole, and what they allocate within would not be seen.
     with torch.no_grad():
-        answer = model(**inputs, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=kept)
-        for row in answer.logits:
-            functional.cross_entropy(row.float(), torch.zeros(kept, dtype=torch.long), reduction="sum")
+        logits = forward(model, input_ids, mask, cache, answer + 1)
+        owners = _claimed(cache, tracer)
+        for row in logits:
+            row_loss(row, torch.zeros(answer, dtype=torch.long))
+        greedy = logits.argmax(-1)
+        del logits, row
+        cache.crop(-1)
+        cache.batch_select_indices(torch.arange(rows))
+        forward(model, greedy[:, :1], mask, cache, 1)
+    return owners | _claimed(cache, tracer)
+
+
+def _claimed(cache: DynamicCache, tracer: Tracer) -> dict[int, str]:
     return claimed((tensor for layer in cache.layers for tensor in (layer.keys, layer.values)), CACHE, tracer)

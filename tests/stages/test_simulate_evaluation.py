@@ -1,0 +1,40 @@
+"""The simulated evaluation beside real batches on this CPU, and the bill of the evaluation beside the simulated one."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.rooms import in_environment
+from tests.stages.conftest import one_thread
+
+pytestmark = pytest.mark.env
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "pad_token_id": 0,
+}
+
+REAL = """
+import json, sys
+from benchmarks.evaluate_truth import Case, measured
+print(json.dumps([measured(Case(**case)) for case in json.loads(sys.argv[1])]))
+"""
+
+
+def test_a_batch_takes_what_a_real_one_takes() -> None:
+    """A loss is the fullest moment of the first, a block's MLP of the second, written scores of the third."""
+    cases: list[dict[str, Any]] = [
+        {"kind": "qwen3", "rows": 4, "prompt": 128, "answer": 16, "config": SMALL | {"vocab_size": 8192}},
+        {"kind": "llama", "rows": 6, "prompt": 256, "answer": 4, "config": SMALL | {"vocab_size": 256}},
+        {"kind": "gemma2", "rows": 4, "prompt": 200, "answer": 8, "config": SMALL | {"vocab_size": 256}},
+    ]
+    with one_thread():
+        found = in_environment("train", REAL, json.dumps(cases))
+    for asked, (real, simulated) in zip(cases, found, strict=True):
+        assert simulated == pytest.approx(real, rel=2e-3), asked
