@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import bitsandbytes
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import AutoHfQuantizer
@@ -19,7 +19,7 @@ from tunesmith.errors import ModelError, RecipeError
 from tunesmith.memory.step import Attention, Step
 from tunesmith.specs.train import Full, SettledTrain
 from tunesmith.stages.simulate.kernels import FLASH_LIBRARY, Kernels
-from tunesmith.stages.train.model import adapter_config, nf4_config
+from tunesmith.stages.train.model import adapter_config, freeze_packed, nf4_config
 
 _REFUSALS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, StrictDataclassError,
@@ -126,7 +126,7 @@ def _pack(model: PreTrainedModel, loading: Loading) -> None:
     quantizer.preprocess_model(model, dtype=loading.dtype, device_map={"": "cpu"})
     quantizer.postprocess_model(model)
     if loading.is_trained:
-        prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        freeze_packed(model)
 
 
 def materialize(model: nn.Module, dtype: torch.dtype) -> None:
