@@ -77,7 +77,7 @@ def estimate(
     began = time.monotonic()
     try:
         question = pose(target, parse_overrides(settings), Machine(gpus, gpu_memory, gpu))
-        found = forecast.estimate(question, solve)
+        found = forecast.estimate(question, solve, _store(store))
         found = forecast.confirmed(found, _store(store)) if simulate else found
         show.estimated(found, as_json, time.monotonic() - began, html)
         if found.confirmation and (objection := found.confirmation.objection):

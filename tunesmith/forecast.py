@@ -10,7 +10,7 @@ from tunesmith.memory.confirm import Confirmation, simulate_job
 from tunesmith.memory.estimate import to_json
 from tunesmith.memory.plan import check_shares, make_plan, make_ready, on_smallest_card
 from tunesmith.memory.solve import Solution, solve
-from tunesmith.nearside import estimate_into
+from tunesmith.nearside import estimate_into, simulator
 from tunesmith.pipeline import lay_out
 from tunesmith.question import Question
 from tunesmith.resolve import resolve
@@ -54,18 +54,22 @@ class Estimated(NamedTuple):
         return found
 
 
-def estimate(question: Question, unknown: str | None = None) -> Estimated:
-    """The plan with its bill, and the largest value of `unknown` that fits; raises DoesNotFit when there is none."""
+def estimate(question: Question, unknown: str | None = None, store: Store | None = None) -> Estimated:
+    """The plan with its bill, and the largest value of `unknown` that fits; raises DoesNotFit when there is none.
+
+    The steps of an architecture that is not known are simulated in the store, where one is given and nothing is solved.
+    """
     recipe, source, machine = question
+    simulate = simulator(store, recipe, source) if store else None
     if machine is None:
         found = hardware.detect()
         if found.device == "cpu" and unknown:
             raise RecipeError("--solve needs to know the hardware: give --gpu NAME, or --gpus and --gpu-memory.")
         if found.device == "cpu":
-            return Estimated(question, *on_smallest_card(recipe, source))
+            return Estimated(question, *on_smallest_card(recipe, source, simulate))
         machine = found
     if unknown is None:
-        return Estimated(question, make_plan(recipe, source, machine))
+        return Estimated(question, make_plan(recipe, source, machine, simulate))
     case, usable = make_ready(recipe, source, machine)
     if unknown != "gpus":
         check_shares(recipe, len(usable.devices))

@@ -3,12 +3,16 @@
 import shutil
 import time
 
-from tunesmith import hardware
-from tunesmith.artifacts import Artifact, Evaluation, Plan, Resolved, Score
+from tunesmith import hardware, runner
+from tunesmith.artifacts import Artifact, Evaluation, ModelSource, Plan, Resolved, Score, Simulation
 from tunesmith.conclude import conclude
+from tunesmith.environments import health
+from tunesmith.errors import EnvironmentMissing, ModelError
 from tunesmith.gate import judge
+from tunesmith.memory.confirm import simulate_job
 from tunesmith.memory.estimate import check_disk, estimate
 from tunesmith.memory.plan import launchable
+from tunesmith.memory.unknown import Simulate
 from tunesmith.pipeline import evaluation_fingerprint, lay_out
 from tunesmith.runner import Outcome
 from tunesmith.specs.recipe import Recipe
@@ -36,10 +40,29 @@ def estimate_into(store: Store, recipe: Recipe, resolved: Resolved) -> Outcome:
     starts.
     """
     began = time.monotonic()
-    plan = estimate(launchable(recipe), resolved, hardware.detect())
+    asked = launchable(recipe)
+    plan = estimate(asked, resolved, hardware.detect(), simulator(store, asked, resolved.model))
     free = shutil.disk_usage(store.open().root).free
     check_disk(plan.disk_bytes, free + _bytes_made(store, recipe, resolved, plan))
     return settle(store, "estimate", plan, (resolved,), began)
+
+
+def simulator(store: Store, recipe: Recipe, source: ModelSource) -> Simulate:
+    """Simulates a plan's step in the train environment; what was simulated before is found in the store.
+
+    Raises EnvironmentMissing where there is none, and what the simulate stage raises.
+    """
+
+    def simulate(plan: Plan) -> Simulation:
+        if reason := health("train"):
+            raise EnvironmentMissing(reason)
+        if plan.step.parallel.strategy != "single" or plan.step.parallel.offload != "none":
+            raise ModelError("A step that is spread or offloaded cannot be simulated: rely on the estimate.")
+        found = runner.run(simulate_job(recipe, source, plan), store).artifact
+        assert isinstance(found, Simulation)
+        return found
+
+    return simulate
 
 
 def _bytes_made(store: Store, recipe: Recipe, resolved: Resolved, plan: Plan) -> int:

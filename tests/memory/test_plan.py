@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.memory.cases import QWEN_7B, SMOLLM2, cpu, gpu, recipe, source
@@ -61,6 +61,7 @@ def test_the_recipe_overrules_the_plan() -> None:
 BATCHES, LENGTHS = st.integers(1, 48), st.integers(8, 1024)
 
 
+@settings(deadline=None)
 @given(BATCHES, LENGTHS, st.floats(2, 64), st.sampled_from(["lora", "qlora", "full"]), st.sampled_from([cpu, gpu]))
 def test_a_plan_fits_and_keeps_the_effective_batch(
     batch: int, length: int, gib: float, method: str, machine: Any

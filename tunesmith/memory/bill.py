@@ -13,6 +13,7 @@ from tunesmith.memory.constants import (
     CUDA_SLACK_NF4,
     NUM_CHECKPOINTS,
 )
+from tunesmith.memory.findings import Findings, corrected
 from tunesmith.memory.serving import serve_items
 from tunesmith.memory.shape import ModelShape
 from tunesmith.memory.step import Step
@@ -48,6 +49,10 @@ class Case(NamedTuple):
     recipe: Recipe
     source: ModelSource
     shape: ModelShape
+    findings: Findings = Findings()
+    """Of an architecture that is not known: what simulations say of its steps."""
+    unsimulated: str | None = None
+    """Why there are none, a clause or nothing; None where they were not missed."""
 
 
 class Layout(NamedTuple):
@@ -62,12 +67,14 @@ class Layout(NamedTuple):
 
 def bill(case: Case, layout: Layout) -> tuple[BillItem, ...]:
     """The items of every phase at its fullest moment; items of nothing are left out."""
-    return tuple(
+    found = tuple(
         BillItem(phase=phase, item=item, bytes=size, place=place, kind=_KINDS.get(item, "allocated"))
         for phase, place, items in _phases(case, layout)
         for item, size in items.items()
         if size
     )
+    finding = case.findings.of(layout.step)
+    return corrected(found, finding, layout.device) if finding else found
 
 
 def peaks(items: Iterable[BillItem], place: Place = "device", *, slack: bool = True) -> dict[str, int]:

@@ -7,14 +7,15 @@ from tunesmith.errors import DiskFull
 from tunesmith.memory.bill import peaks
 from tunesmith.memory.constants import GIB
 from tunesmith.memory.plan import make_plan
+from tunesmith.memory.unknown import Simulate
 from tunesmith.specs.recipe import Recipe
 
 _KINDS = ("allocated", "slack", "context")
 
 
-def estimate(recipe: Recipe, resolved: Resolved, hardware: Hardware) -> Plan:
+def estimate(recipe: Recipe, resolved: Resolved, hardware: Hardware, simulate: Simulate | None = None) -> Plan:
     """The plan for this hardware. Raises what make_plan raises; the disk is `check_disk`'s to judge."""
-    return make_plan(recipe, resolved.model, hardware)
+    return make_plan(recipe, resolved.model, hardware, simulate)
 
 
 def check_disk(needed_bytes: int, free_bytes: int) -> None:

@@ -8,35 +8,61 @@ from tunesmith.memory.bill import Case
 from tunesmith.memory.cards import CARDS
 from tunesmith.memory.groups import check_group_size
 from tunesmith.memory.loadable import check_loadable
-from tunesmith.memory.refusal import card_words, machine_refusal, machine_with, memory_refusal, smallest_card
+from tunesmith.memory.refusal import (
+    card_words,
+    machine_refusal,
+    machine_with,
+    memory_refusal,
+    most_frugal,
+    smallest_card,
+    unconfirmed_refusal,
+)
 from tunesmith.memory.search import first_fit
 from tunesmith.memory.shape import ModelShape
+from tunesmith.memory.unknown import Simulate, is_simulated, looked_into
 from tunesmith.specs.parallel import ParallelSpec
 from tunesmith.specs.recipe import Recipe
 from tunesmith.specs.train import Full, QLora
 
 
-def make_plan(recipe: Recipe, source: ModelSource, hardware: Hardware) -> Plan:
+def make_plan(recipe: Recipe, source: ModelSource, hardware: Hardware, simulate: Simulate | None = None) -> Plan:
     """The fastest plan that leaves the recipe's headroom free in every phase; one GPU, or the CPU.
 
-    Raises DoesNotFit with the bill and the nearest plan, GroupSizeError, ModelError for a config.json that says no
-    sizes, and RecipeError for layers the model does not have.
+    Of an architecture that the bill does not know, `simulate` is asked. Raises DoesNotFit with the bill and the nearest
+    plan, GroupSizeError, ModelError for a config.json that says no sizes, and RecipeError for layers the model does not
+    have, or a quantization that the server does not load.
     """
     case, usable = make_ready(recipe, source, hardware)
     check_shares(recipe, len(usable.devices))
-    if plan := first_fit(case, usable):
-        return plan
-    raise memory_refusal(case, usable)
+    if case.shape.note:
+        case = looked_into(case, lambda case: first_fit(case, usable), lambda case: most_frugal(case, usable), simulate)
+    plan = first_fit(case, usable)
+    if plan is None:
+        raise memory_refusal(case, usable)
+    return _confirmed(case, plan)
 
 
-def on_smallest_card(recipe: Recipe, source: ModelSource) -> tuple[Plan, str]:
+def on_smallest_card(recipe: Recipe, source: ModelSource, simulate: Simulate | None = None) -> tuple[Plan, str]:
     """The plan on the smallest single GPU of the table that would do, and that GPU's name; raises as make_plan does."""
-    case = make_case(recipe, source)
+    case, largest = make_case(recipe, source), machine_with(len(CARDS) - 1)
     check_loadable(recipe, case.shape, "cuda", CARDS[-1])
+    if case.shape.note:
+        case = looked_into(case, _on_a_card, lambda case: most_frugal(case, largest), simulate)
     found = smallest_card(case)
     if found is None:
-        raise memory_refusal(case, machine_with(len(CARDS) - 1), f"on {card_words(len(CARDS) - 1)}")
-    return found.plan, found.words
+        raise memory_refusal(case, largest, f"on {card_words(len(CARDS) - 1)}")
+    return _confirmed(case, found.plan), found.words
+
+
+def _on_a_card(case: Case) -> Plan | None:
+    found = smallest_card(case)
+    return found.plan if found else None
+
+
+def _confirmed(case: Case, plan: Plan) -> Plan:
+    if case.shape.note and not is_simulated(case, plan):
+        raise unconfirmed_refusal(case, plan)
+    return plan
 
 
 def make_ready(recipe: Recipe, source: ModelSource, hardware: Hardware) -> tuple[Case, Hardware]:

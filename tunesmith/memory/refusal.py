@@ -45,9 +45,24 @@ def memory_refusal(case: Case, hardware: Hardware, where: str = "on this machine
     return DoesNotFit(
         f"{_subject(case)} does not fit: {_need(case, hardware, over)}: {_advice(case, options)}",
         bill=smallest.items,
-        closest=settle(smallest, case, hardware),
+        closest=most_frugal(case, hardware),
         plan=options[0].plan if options else None,
     )
+
+
+def unconfirmed_refusal(case: Case, plan: Plan) -> DoesNotFit:
+    """For an architecture that is not known, where no plan that was simulated fits, and this one might."""
+    return DoesNotFit(
+        f"{_subject(case)} is not known to fit: none of the {len(case.findings.known)} steps that were simulated does, "
+        "so choose shorter rows, or more memory.",
+        bill=plan.bill,
+        closest=plan,
+    )
+
+
+def most_frugal(case: Case, hardware: Hardware) -> Plan:
+    """The plan that takes the least of the device, fitting or not."""
+    return settle(_smallest(case, hardware), case, hardware)
 
 
 def smallest_card(case: Case, hardware: Hardware | None = None) -> Option | None:
@@ -82,7 +97,8 @@ def card_words(index: int, count: int = 1) -> str:
 def _subject(case: Case) -> str:
     train = case.recipe.train
     tried = f"lora r={train.rank}, and then with qlora," if isinstance(train, AutoAdapter) else method_name(train)
-    return f"{case.source.repo} with {tried}"
+    taken_for = "" if not case.shape.note or case.findings.known else f" ({case.shape.note}, not simulated)"
+    return f"{case.source.repo}{taken_for} with {tried}"
 
 
 def _need(case: Case, hardware: Hardware, over: Excess) -> str:

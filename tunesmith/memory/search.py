@@ -175,7 +175,8 @@ def _note(rejected: dict[str, Rejected], way: Way, over: Excess) -> None:
 def _fingerprint(case: Case, hardware: Hardware) -> str:
     recipe = case.recipe
     serving = (max_model_len(recipe), recipe.serve.kv_cache_gib)
+    simulated = () if case.findings.known == () and case.unsimulated is None else (case.findings, case.unsimulated)
     return fingerprint(
         "plan", recipe.train, recipe.parallel, recipe.quantize, recipe.evaluate, serving, recipe.hardware,
-        case.source, hardware,
+        case.source, hardware, *simulated,
     )  # fmt: skip

@@ -34,7 +34,7 @@ def smaller_model(case: Case, hardware: Hardware) -> tuple[str, Plan] | None:
     """
     nearest_first = {source.repo: (source, shape) for source, shape in _kin(case.source.repo.lower(), case.shape)}
     for source, shape in nearest_first.values():
-        tried = case._replace(source=source, shape=shape)
+        tried = Case(case.recipe, source, shape)
         if _is_possible(tried) and (plan := first_fit(tried, hardware)):
             return source.repo, plan
     return None

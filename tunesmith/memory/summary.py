@@ -19,7 +19,7 @@ def summarize(case: Case, layout: Layout, items: tuple[BillItem, ...], budget: i
     parts = [f"{case.shape.params / 1e9:.2f} B params", _precision(step)]
     parts += [f"r={step.method.rank}"] if step.method.method != "full" else []
     parts += [f"micro-batch {step.micro_batch_size} x {layout.accumulation_steps}", *_choices(step, seconds)]
-    parts += [case.shape.note] if case.shape.note else []
+    parts += _assumed(case, step)
     idle = idle_gpus(case.recipe.hardware, step, layout.device)
     return f"train: {', '.join(parts)} -> {found['train'] / GIB:.1f} of {budget / GIB:.1f} GiB{elsewhere}" + (
         f"; {idle}" if idle else ""
@@ -32,6 +32,19 @@ def idle_gpus(asked: HardwareSpec, step: Step, device: str) -> str | None:
     if asked.gpus is None or asked.gpus < 2 or used >= asked.gpus:
         return None
     return f"of {asked.gpus} GPUs asked for, {_COUNTS[used] if used < len(_COUNTS) else f'{used} are'} used"
+
+
+def _assumed(case: Case, step: Step) -> Iterator[str]:
+    """Where an architecture is not known: what its figures are."""
+    if not case.shape.note:
+        return
+    finding = case.findings.of(step)
+    share = "" if not finding else f"{abs(finding.ratio - 1):.1%} {'less' if finding.ratio < 1 else 'more'}"
+    if finding and finding.step == step:
+        yield f"{case.shape.model_type} is not a known architecture: simulated, {share} than a Llama of its sizes"
+        return
+    reason = f" ({case.unsimulated})" if case.unsimulated else ""
+    yield f"{case.shape.note}{f' and {share}' if share else ''}, not simulated{reason}"
 
 
 def _choices(step: Step, seconds: float) -> Iterator[str]:
