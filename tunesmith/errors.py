@@ -8,7 +8,8 @@ TunesmithError
 │   │   ├── RepoNotFound         no such repo or revision on the hub
 │   │   ├── GatedRepo            the repo wants a token, or its terms accepted
 │   │   ├── OnlyPickles          no safetensors in the repo
-│   │   └── NoChatTemplate       the tokenizer cannot render chat rows
+│   │   ├── NoChatTemplate       the tokenizer cannot render chat rows
+│   │   └── UnknownArchitecture  the installed transformers has no such model class
 │   ├── DoesNotFit           the estimate says it will not fit the hardware
 │   ├── BillDiffers          the bill and the simulation of the same step do not agree
 │   ├── GroupSizeError       the quantization group does not divide the model's width
@@ -71,6 +72,9 @@ class OnlyPickles(ModelError): ...
 
 
 class NoChatTemplate(ModelError): ...
+
+
+class UnknownArchitecture(ModelError): ...
 
 
 class DoesNotFit(Never):

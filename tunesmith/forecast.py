@@ -4,12 +4,13 @@ from typing import Any, NamedTuple
 
 from tunesmith import hardware, runner
 from tunesmith.artifacts import ModelSource, Plan, Resolved, Simulation
-from tunesmith.errors import RecipeError
+from tunesmith.errors import ModelError, RecipeError, UnknownArchitecture
 from tunesmith.ledger import Entry, entries
 from tunesmith.memory.confirm import Confirmation, simulate_job
 from tunesmith.memory.estimate import to_json
 from tunesmith.memory.plan import check_shares, make_plan, make_ready, on_smallest_card
 from tunesmith.memory.solve import Solution, solve
+from tunesmith.memory.unknown import Simulate
 from tunesmith.nearside import estimate_into, simulator
 from tunesmith.pipeline import lay_out
 from tunesmith.question import Question
@@ -60,7 +61,7 @@ def estimate(question: Question, unknown: str | None = None, store: Store | None
     The steps of an architecture that is not known are simulated in the store, where one is given and nothing is solved.
     """
     recipe, source, machine = question
-    simulate = simulator(store, recipe, source) if store else None
+    simulate = _lenient(simulator(store, recipe, source)) if store else None
     if machine is None:
         found = hardware.detect()
         if found.device == "cpu" and unknown:
@@ -75,6 +76,18 @@ def estimate(question: Question, unknown: str | None = None, store: Store | None
         check_shares(recipe, len(usable.devices))
     solved = solve(unknown, case, usable)
     return Estimated(question, solved.plan, solved=solved)
+
+
+def _lenient(simulate: Simulate) -> Simulate:
+    """An estimate may be asked of a model that the installed libraries do not have yet; a run could not train it."""
+
+    def simulated(plan: Plan) -> Simulation:
+        try:
+            return simulate(plan)
+        except UnknownArchitecture as error:
+            raise ModelError(error.message) from error
+
+    return simulated
 
 
 def confirmed(found: Estimated, store: Store) -> Estimated:

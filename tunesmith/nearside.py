@@ -50,7 +50,7 @@ def estimate_into(store: Store, recipe: Recipe, resolved: Resolved) -> Outcome:
 def simulator(store: Store, recipe: Recipe, source: ModelSource) -> Simulate:
     """Simulates a plan's step in the train environment; what was simulated before is found in the store.
 
-    Raises EnvironmentMissing where there is none, and what the simulate stage raises.
+    It raises EnvironmentMissing where there is none, and what the simulate stage raises.
     """
 
     def simulate(plan: Plan) -> Simulation:

@@ -236,3 +236,20 @@ def test_a_run_is_planned_by_simulation_too(tmp_path: Path) -> None:
     first, second = (command("plan", str(path), *store) for _ in range(2))
     assert "olmo2 is not a known architecture: simulated, " in first["estimate"]["plan"]["summary"]
     assert second == first
+
+
+@pytest.mark.env
+def test_what_the_installed_libraries_do_not_have_is_estimated_and_not_run(tmp_path: Path) -> None:
+    path = tiny_recipe(tmp_path)
+    newcomer = {**CONFIG, "model_type": "newcomer"}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(newcomer))
+    store = ("--store", str(tmp_path / "store"))
+    done = subprocess.run(
+        [sys.executable, "-m", "tunesmith.cli", "plan", str(path), *store], capture_output=True, text=True
+    )
+    assert done.returncode == 78
+    assert "This transformers has no model_type 'newcomer': choose a model it knows, or update it." in done.stderr
+    summary = command("estimate", str(path), *store)["plan"]["summary"]
+    assert (
+        "estimated as a Llama of its sizes, not simulated (this transformers has no model_type 'newcomer')" in summary
+    )

@@ -260,7 +260,7 @@ def test_four_blocks_of_qwen_7b(results: dict[str, Any]) -> None:
 
 def test_refusals_say_what_to_do(results: dict[str, Any]) -> None:
     assert results["unknown"] == {
-        "error": "ModelError",
+        "error": "UnknownArchitecture",
         "message": "This transformers has no model_type 'lama': choose a model it knows, or update it.",
     }
     assert results["refused"]["error"] == "ModelError"

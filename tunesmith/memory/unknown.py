@@ -7,7 +7,7 @@ steps, until it chooses one whose own simulation says that it fits.
 from collections.abc import Callable
 
 from tunesmith.artifacts import Plan, Simulation
-from tunesmith.errors import EnvironmentMissing, ModelError, OutOfMemory, StageCrashed
+from tunesmith.errors import EnvironmentMissing, ModelError, OutOfMemory, StageCrashed, UnknownArchitecture
 from tunesmith.memory.bill import Case
 from tunesmith.memory.findings import Findings, find
 from tunesmith.memory.training import step_items, total
@@ -25,7 +25,7 @@ def looked_into(
     """The case with what simulations found of it, and with why there are no more where one was not possible.
 
     `search` gives the best plan of a case, or None where nothing fits; then `most_frugal` is simulated, which may take
-    less than it is billed.
+    less than it is billed. Raises UnknownArchitecture where that is what `simulate` says: then nothing can be trained.
     """
     if simulate is None:
         return case._replace(unsimulated="")
@@ -35,6 +35,8 @@ def looked_into(
             return case
         try:
             simulation = simulate(plan)
+        except UnknownArchitecture:
+            raise
         except (ModelError, EnvironmentMissing, StageCrashed, OutOfMemory) as error:
             return case._replace(unsimulated=_clause(error.message))
         finding = find(plan.step, total(step_items(case.shape, plan.step)), simulation)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import AutoHfQuantizer
 
-from tunesmith.errors import ModelError, RecipeError
+from tunesmith.errors import ModelError, RecipeError, UnknownArchitecture
 from tunesmith.memory.step import Attention, Step
 from tunesmith.specs.train import Full, SettledTrain
 from tunesmith.stages.simulate.kernels import FLASH_LIBRARY, Kernels
@@ -93,7 +93,9 @@ def meta_model(config: Mapping[str, Any], loading: Loading) -> PreTrainedModel |
 def _base(config: Mapping[str, Any], loading: Loading) -> PreTrainedModel:
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
-        raise ModelError(f"This transformers has no model_type {kind!r}: choose a model it knows, or update it.")
+        raise UnknownArchitecture(
+            f"This transformers has no model_type {kind!r}: choose a model it knows, or update it."
+        )
     try:
         parsed = CONFIG_MAPPING[kind].from_dict(dict(config))
         with torch.device("meta"):
