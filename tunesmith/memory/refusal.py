@@ -45,7 +45,7 @@ def memory_refusal(case: Case, hardware: Hardware, where: str = "on this machine
     return DoesNotFit(
         f"{_subject(case)} does not fit: {_need(case, hardware, over)}: {_advice(case, options)}",
         bill=smallest.items,
-        closest=most_frugal(case, hardware),
+        closest=settle(smallest, case, hardware),
         plan=options[0].plan if options else None,
     )
 
