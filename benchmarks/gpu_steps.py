@@ -34,11 +34,12 @@ _SPREAD = 0.02
 
 def measured(config: Mapping[str, Any], step: Step, device: Device) -> dict[str, Any]:
     """The peaks of the second step by phase, and what cuBLAS holds, bytes."""
+    # bitsandbytes may make a CUDA context when it is imported.
+    before = used_bytes() if device == "cuda" else None
     from tunesmith.stages import lean  # noqa: F401  # isort: skip
     from tunesmith.stages.train.trainer import settle
 
     plan = plan_of(step, device)
-    before = used_bytes() if device == "cuda" else None
     settle(0, plan)
     workspace = _workspace_bytes() if device == "cuda" else 0
     with loaded(config, plan) as model, tempfile.TemporaryDirectory() as folder:
