@@ -113,7 +113,7 @@ def _heading(report: Report) -> Iterator[str]:
     yield f"driver {machine.get('driver')}, growing segments: {machine.get('expandable')}.\n"
     yield "GiB at the fullest moment, and errors in %, + is too much. Tensors and reserved are torch's figures without"
     yield "cuBLAS's workspaces, which the bill counts with the CUDA context; device is the whole card's use by the job,"
-    yield "and the bill's is the high end of its interval. The device may show paged states, which the bill leaves out.\n"
+    yield "and the bill's is the high end of its interval. Paged states may show in it, and are not in the bill.\n"
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:
