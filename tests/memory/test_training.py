@@ -13,7 +13,15 @@ from tunesmith.memory.constants import GIB
 from tunesmith.memory.parallel import Parallel
 from tunesmith.memory.shape import ModelShape
 from tunesmith.memory.step import Arithmetic, Step
-from tunesmith.memory.training import moments, nf4_bytes, step_items, total, trained_params
+from tunesmith.memory.training import (
+    host_bytes,
+    moments,
+    nf4_bytes,
+    standing_items,
+    step_items,
+    total,
+    trained_params,
+)
 
 QWEN, SMALL = ModelShape.from_config(QWEN_7B), ModelShape.from_config(SMOLLM2)
 LORA = {"method": "lora", "rank": 16, "max_length": 2048}
@@ -89,8 +97,8 @@ def test_a_block_keeps_what_autograd_kept(
     shape = ModelShape.from_config({**TINY, **capped, "model_type": model_type})
     adapted = () if method == "full" else shape.linears
     how = Kept(
-        shape.blocks[0], arithmetic, nf4=False, frozen=method != "full", adapted=adapted, rank=8, dropout=False,
-        length=64, padded=padded,
+        shape.blocks[0], arithmetic, 2 if arithmetic != "fp32" else 4, nf4=False, frozen=method != "full", adapted=adapted, rank=8, dropout=False,
+        length=64, masked=padded,
     )  # fmt: skip
     assert block_bytes(shape, how) == pytest.approx(kept, rel=0.04 if model_type == "phi3" else 0.003)
 
@@ -103,8 +111,8 @@ def test_a_block_under_autocast(method: str, padded: bool, kept: int) -> None:
     shape = ModelShape.from_config({**TINY_AMP, "model_type": "llama"})
     adapted = () if method == "full" else shape.linears
     how = Kept(
-        shape.blocks[0], "amp", method == "qlora", frozen=method != "full", adapted=adapted, rank=8, dropout=False,
-        length=64, padded=padded,
+        shape.blocks[0], "amp", 2, nf4=method == "qlora", frozen=method != "full", adapted=adapted, rank=8, dropout=False,
+        length=64, masked=padded,
     )  # fmt: skip
     assert block_bytes(shape, how) == kept
 
@@ -184,3 +192,27 @@ def test_capped_logits_are_kept_beside_the_loss() -> None:
     shape = ModelShape.from_config(catalogue.lookup("google/gemma-2-2b") or {})
     asked = step({**LORA, "max_length": 1024}, "amp", recompute=True).model_copy(update={"attention": "eager"})
     assert total(step_items(shape, asked)) / GIB == pytest.approx(8.648, rel=0.003)
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "micro", "length", "attention", "accumulates", "simulated_gib"),
+    [("amp", 2, 1024, "flash", True, 26.674), ("bf16", 8, 256, "sdpa", False, 11.929)],
+)
+def test_a_loss_in_pieces_adds_up_the_heads_gradient(
+    arithmetic: Arithmetic, micro: int, length: int, attention: str, accumulates: bool, simulated_gib: float
+) -> None:
+    """Llama-3.2-1B, simulated: a tied head of 128,256 tokens, whose gradient there is three times over."""
+    shape = ModelShape.from_config(catalogue.lookup("meta-llama/Llama-3.2-1B") or {})
+    how = {"attention": attention, "accumulates": accumulates, "loss": "chunked"}
+    asked = step({**FULL, "max_length": length}, arithmetic, micro).model_copy(update=how)
+    assert total(step_items(shape, asked)) / GIB == pytest.approx(simulated_gib, rel=0.003)
+
+
+def test_paged_states_leave_the_device_but_for_their_maxima() -> None:
+    """bitsandbytes pages the embedding's float32 states too: Llama-3.2-1B keeps 29.5 MiB in a simulated step."""
+    shape = ModelShape.from_config(catalogue.lookup("meta-llama/Llama-3.2-1B") or {})
+    paged = step(FULL).model_copy(update={"optimizer": "paged_adamw_8bit"})
+    kept = standing_items(shape, paged)["optimizer states (paged_adamw_8bit)"]
+    assert kept / 2**20 == pytest.approx(29.5, rel=0.02)
+    plain = standing_items(shape, step(FULL).model_copy(update={"optimizer": "adamw_8bit"}))
+    assert host_bytes(shape, paged) == plain["optimizer states (adamw_8bit)"] - kept

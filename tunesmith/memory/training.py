@@ -1,5 +1,6 @@
 """The memory of one optimizer step, at its fullest moment."""
 
+from tunesmith.memory.adamw import paged_bytes, states_bytes, temporaries_bytes
 from tunesmith.memory.activations import block_bytes, expert_gradient_bytes
 from tunesmith.memory.blocks import inputs_bytes, kept_by, saved_bytes, work_bytes
 from tunesmith.memory.constants import LOSS_BYTES, LOSS_CHUNK_TOKENS, LOSS_FORWARD_BYTES
@@ -10,6 +11,7 @@ from tunesmith.specs.train import Full, Train
 
 Items = dict[str, int]
 """Bytes by item."""
+COPIES = "autocast copies of weights"
 
 
 def step_items(shape: ModelShape, step: Step) -> Items:
@@ -21,9 +23,9 @@ def moments(shape: ModelShape, step: Step) -> dict[str, Items]:
     """Bytes by item at the moments when a step can be at its fullest.
 
     The forward pass's end: everything kept for the backward pass, all copies that autocast made, and the loss. The
-    loss's own backward pass: the gradients of the logits, and the copies still needed. The last block: the head's
-    gradient, and the block's temporaries. The first block, then the embedding: all gradients, and their temporaries.
-    The optimizer: all gradients, and what its kernels need beside them.
+    loss's own backward pass: the gradients of the logits, and the copies still needed. The head: its gradient as it is
+    made. The last block: that gradient, and the block's temporaries. The first block, then the embedding: all
+    gradients, and their temporaries. The optimizer: all gradients, and what its kernels need beside them.
     """
     standing, passing = standing_items(shape, step), _passing_items(shape, step, blocks=2)
     beside = _passing_items(shape, step, blocks=0)
@@ -33,10 +35,12 @@ def moments(shape: ModelShape, step: Step) -> dict[str, Items]:
     before = gradients if step.accumulates else {}
     loss = {"logits and loss": loss_bytes(shape, step)}
     embedding = {"the embedding's gradient": _embedding_bytes(shape, step)}
-    updating = {"optimizer's temporaries": _foreach_bytes(shape, step)}
+    trained_bytes = trained_params(shape, step.method) * step.trained_bytes
+    updating = {"optimizer's temporaries": temporaries_bytes(step, trained_bytes)}
     return {
         "forward": standing | beside | saved | before | _forward_items(shape, step),
-        "loss": standing | beside | _casts(shape, step) | saved | before | loss,
+        "loss": standing | beside | _casts(shape, step) | saved | before | loss | _running_head_gradient(shape, step),
+        "head": standing | beside | saved | before | _head_items(shape, step),
         "last block": standing | passing | _casts(shape, step) | saved | (before or _head_gradient(shape, step)) | work,
         "first block": standing | passing | _first_block(shape, step),
         "embedding": standing | beside | gradients | embedding,
@@ -79,13 +83,14 @@ def states(shape: ModelShape, step: Step) -> States:
     """What the training holds in all, whoever holds it."""
     trained = trained_params(shape, step.method)
     weights = total(weight_items(shape, step))
-    return States(weights, trained, trained * step.trained_bytes, _optimizer_bytes(shape, trained, step))
+    optimizer = optimizer_bytes(trained, states_bytes(step, trained, _wide_params(shape, step)), step.parallel)
+    return States(weights, trained, trained * step.trained_bytes, optimizer)
 
 
 def host_bytes(shape: ModelShape, step: Step) -> int:
     """Host memory per GPU for what is offloaded."""
-    paged = _8_BIT * trained_params(shape, step.method) if step.optimizer == "paged_adamw_8bit" else 0
-    return _held(shape, step).host + int(paged)
+    trained, wide = trained_params(shape, step.method), _wide_params(shape, step)
+    return _held(shape, step).host + paged_bytes(step, trained, wide)
 
 
 def _held(shape: ModelShape, step: Step) -> Held:
@@ -100,31 +105,9 @@ def _passing_items(shape: ModelShape, step: Step, blocks: int) -> Items:
     return passing_bytes(step.parallel, states(shape, step), gathered, shape.hidden)
 
 
-_8_BIT = 2 + 2 * 4 / 256
-"""Bytes per trained number of block-wise 8-bit states (arXiv 2110.02861, section 2): two codes, and a float32 maximum
-per 256 of each. Paged ones live in unified memory, which the allocator does not count."""
-
-
-def _optimizer_bytes(shape: ModelShape, trained: int, step: Step) -> int:
-    """AdamW's two moments in the trained precision, or in 8 bits; ZeRO's master copy and moments.
-
-    transformers keeps the embedding's states in float32 whatever the rest has.
-    """
-    plain = 2 * step.trained_bytes * trained
-    if step.optimizer == "adamw_8bit":
-        wide = shape.embedding_params if isinstance(step.method, Full) else 0
-        plain = 8 * wide + int(_8_BIT * (trained - wide))
-    if step.optimizer == "paged_adamw_8bit":
-        plain = 8 * shape.embedding_params if isinstance(step.method, Full) else 0
-    return optimizer_bytes(trained, plain, step.parallel)
-
-
-def _foreach_bytes(shape: ModelShape, step: Step) -> int:
-    """The foreach kernels make one temporary of the size of everything this GPU updates; fused ones none."""
-    if step.optimizer != "adamw_foreach":
-        return 0
-    size = trained_params(shape, step.method) * step.trained_bytes
-    return size if step.parallel.strategy in ("single", "ddp") else step.parallel.share(size)
+def _wide_params(shape: ModelShape, step: Step) -> int:
+    """Trained numbers whose states are in float32 whatever the rest has."""
+    return shape.embedding_params if isinstance(step.method, Full) else 0
 
 
 def nf4_bytes(weights: int) -> int:
@@ -192,23 +175,46 @@ def _head_gradient(shape: ModelShape, step: Step) -> Items:
     return {"gradients": shape.embedding_params * step.trained_bytes}
 
 
+def _head_items(shape: ModelShape, step: Step) -> Items:
+    """The head's gradient as it is made: autocast's in 16 bits, then in float32. A loss in pieces makes one for each
+    and adds it to the sum of the others, in one precision into a third.
+    """
+    amp, number = step.arithmetic == "amp", step.trained_bytes
+    made = 2 + 4 if amp else number
+    added = (number if amp else 2 * number) if _has_pieces(step) else 0
+    size = shape.embedding_params * (made + added) if isinstance(step.method, Full) else 0
+    return {"the head's gradient": size, **_casts(shape, step, head=False)}
+
+
+def _running_head_gradient(shape: ModelShape, step: Step) -> Items:
+    """Of the pieces of a loss that came before."""
+    return {"the head's gradient": total(_head_gradient(shape, step)) if _has_pieces(step) else 0}
+
+
+def _has_pieces(step: Step) -> bool:
+    return step.loss == "chunked" and step.tokens > LOSS_CHUNK_TOKENS
+
+
 def _forward_items(shape: ModelShape, step: Step) -> Items:
     """Autocast keeps a copy of every trained float32 weight until the model has answered; a loss in pieces comes
-    later.
+    later, with the head.
     """
-    if step.arithmetic != "amp" or step.loss != "full":
+    if step.arithmetic != "amp":
         return {}
+    if step.loss != "full":
+        return {COPIES: _block_casts(shape, step)}
     loss = loss_bytes(shape, step) - (LOSS_BYTES - LOSS_FORWARD_BYTES) * step.tokens * shape.vocab
-    return {"autocast copies of weights": _block_casts(shape, step) + _head_cast(shape, step), "logits and loss": loss}
+    return {COPIES: _block_casts(shape, step) + _head_cast(shape, step), "logits and loss": loss}
 
 
-def _casts(shape: ModelShape, step: Step) -> Items:
+def _casts(shape: ModelShape, step: Step, *, head: bool = True) -> Items:
     """16-bit copies that autocast makes of float32 weights and that the backward pass needs.
 
     A checkpointed block makes its own again; the head's outlives the forward pass.
     """
     blocks = 0 if step.gradient_checkpointing else _block_casts(shape, step)
-    return {"autocast copies of weights": (blocks + _head_cast(shape, step)) if step.arithmetic == "amp" else 0}
+    size = blocks + (_head_cast(shape, step) if head else 0)
+    return {COPIES: size if step.arithmetic == "amp" else 0}
 
 
 def _block_casts(shape: ModelShape, step: Step) -> int:
