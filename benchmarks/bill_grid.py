@@ -116,15 +116,20 @@ def cases() -> Iterator[Case]:
 
 
 def simulated(chosen: list[Case]) -> Iterator[dict[str, Any]]:
-    """Peaks by phase, one case after the other, in the train environment."""
-    command = [str(interpreter("train")), "-c", INNER]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT)}
+    """Peaks by phase, one case after the other."""
     asked = [{"config": catalogue.lookup(case.repo), "step": case.step.model_dump(mode="json")} for case in chosen]
+    return answers(INNER, asked)
+
+
+def answers(script: str, questions: list[dict[str, Any]]) -> Iterator[Any]:
+    """What a script in the train environment says to each question, a line of JSON for a line of JSON."""
+    command = [str(interpreter("train")), "-c", script]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen(
         command, cwd=CHECKOUT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as run:
         assert run.stdin and run.stdout
-        for question in asked:
+        for question in questions:
             print(json.dumps(question), file=run.stdin, flush=True)
             yield json.loads(run.stdout.readline())
         run.stdin.close()

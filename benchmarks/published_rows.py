@@ -10,13 +10,13 @@ from pydantic import Field
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tunesmith.memory import catalogue
+from tunesmith.memory.evaluation import Batch, Judged, evaluate_items
 from tunesmith.memory.kv_cache import kv_bytes
-from tunesmith.memory.phases import evaluate_items, served_bytes
+from tunesmith.memory.phases import served_bytes
 from tunesmith.memory.serving import serve_items
 from tunesmith.memory.shape import ModelShape
 from tunesmith.memory.step import AdapterPrecision, Arithmetic, Attention, Optimizer, Step
 from tunesmith.memory.training import Items, moments
-from tunesmith.specs.evaluate import EvaluateSpec
 from tunesmith.specs.parallel import Strategy
 from tunesmith.specs.quantize import NoQuantization
 from tunesmith.specs.serve import Vllm
@@ -91,8 +91,7 @@ class Answering(_Row):
     new_tokens: int
 
     def moments(self, shape: ModelShape) -> Moments:
-        spec = EvaluateSpec(max_new_tokens=self.new_tokens)
-        return {"answer": evaluate_items(shape, spec, 1, self.prompt_tokens, 2)}
+        return {"answer": evaluate_items(shape, (Judged(2),), Batch(1, self.prompt_tokens, self.new_tokens))}
 
 
 class Serving(_Row):

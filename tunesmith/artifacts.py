@@ -107,6 +107,8 @@ class Plan(Artifact):
     step: Step
     """One micro-batch: method, precision, kernels, sharding."""
     accumulation_steps: int
+    evaluation_rows: int = Field(1, ge=1)
+    """Held-out rows billed as answered at once."""
     low_bytes: int
     """Predicted in the fullest phase, if the allocator wasted nothing."""
     peak_bytes: int

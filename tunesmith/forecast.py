@@ -42,7 +42,7 @@ class Estimated(NamedTuple):
     """The GPU it is for, where none was named and none is here."""
     solved: Solution | None = None
     confirmation: Confirmation | None = None
-    """Where it was asked for: the bill of the training step beside its simulation."""
+    """Where it was asked for: the bill of training and evaluation beside their simulation."""
 
     def notes(self) -> list[str]:
         """What had to be found out, in sentences."""
@@ -91,11 +91,12 @@ def _lenient(simulate: Simulate) -> Simulate:
 
 
 def confirmed(found: Estimated, store: Store) -> Estimated:
-    """The same with its training step simulated in the train environment; raises what the simulate stage raises."""
+    """The same with step and evaluation simulated in the train environment; raises what the simulate stage raises."""
     job = simulate_job(found.question.recipe, found.question.source, found.plan)
     simulation = runner.run(job, store).artifact
     assert isinstance(simulation, Simulation)
-    return found._replace(confirmation=Confirmation(found.plan.allocated("train"), simulation))
+    billed, judged = found.plan.allocated("train"), found.plan.allocated("evaluate")
+    return found._replace(confirmation=Confirmation(billed, simulation, judged))
 
 
 def plan(recipe: Recipe, store: Store) -> Planned:

@@ -136,8 +136,10 @@ def _simulated(confirmation: Confirmation | None) -> dict[str, Any] | None:
         return None
     simulation = confirmation.simulation
     peaks = {"forward_backward": simulation.forward_backward, "optimizer": simulation.optimizer}
+    peaks |= {"evaluate": simulation.evaluate} if simulation.evaluate else {}
     return {
         "error": round(confirmation.error, 5),
+        "evaluation_error": round(confirmation.evaluation.error, 5) if confirmation.evaluation else None,
         "events": simulation.events,
         "versions": simulation.versions,
         **{

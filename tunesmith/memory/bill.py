@@ -13,6 +13,7 @@ from tunesmith.memory.constants import (
     CUDA_SLACK_NF4,
     NUM_CHECKPOINTS,
 )
+from tunesmith.memory.evaluation import Batch, evaluate_items, judged_on, judged_weights
 from tunesmith.memory.findings import Findings, corrected
 from tunesmith.memory.serving import serve_items
 from tunesmith.memory.shape import ModelShape
@@ -38,6 +39,7 @@ _KINDS: dict[str, Kind] = {
     "process": "context",
     "CUDA context": "context",
     "NCCL": "context",
+    "largest weight file, beyond that": "context",
     "allocator slack": "slack",
     "held by malloc": "slack",
 }
@@ -121,8 +123,7 @@ def _on_cpu(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
     if isinstance(recipe.quantize, Gptq):
         quantizing = {"weights (bf16)": 2 * shape.params, **phases.quantize_items(shape, recipe.quantize)}
         found.append(("quantize", "device", process | quantizing))
-    evaluating = phases.evaluate_items(shape, recipe.evaluate, layout.evaluation_rows, recipe.train.max_length, 4)
-    found.append(("evaluate", "device", process | evaluating | mapped))
+    found.append(("evaluate", "device", process | _judging_on_cpu(case, layout)))
     serving = serve_items(shape, recipe.quantize, recipe.serve, max_model_len(recipe), "cpu")
     return [*found, ("serve", "device", serving)]
 
@@ -132,8 +133,6 @@ def _on_cuda(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
     slack = CUDA_SLACK_NF4 if step.is_nf4 else CUDA_SLACK
     process = {"process": CPU_PROCESS_BYTES}
     in_16_bits = process | {"weights (bf16)": 2 * shape.params}
-    evaluating = phases.evaluate_items(shape, recipe.evaluate, layout.evaluation_rows, recipe.train.max_length, 2)
-    adapter = {} if isinstance(step.method, Full) else {"adapter": 4 * trained_params(shape, step.method)}
     found: list[tuple[str, Place, Items]] = [
         ("load", "device", _allocated(held_weights(shape, step), slack)),
         ("load", "host", process | _staged(case, step)),
@@ -144,10 +143,24 @@ def _on_cuda(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
     if isinstance(recipe.quantize, Gptq):
         found.append(("quantize", "device", _allocated(phases.quantize_items(shape, recipe.quantize), CUDA_SLACK)))
         found.append(("quantize", "host", in_16_bits))
-    found.append(("evaluate", "device", _allocated(evaluating | adapter, CUDA_SLACK)))
+    found.append(("evaluate", "device", _allocated(evaluating(case, layout), CUDA_SLACK)))
     found.append(("evaluate", "host", in_16_bits))
     serving = serve_items(shape, recipe.quantize, recipe.serve, max_model_len(recipe), "cuda")
     return [*found, ("serve", "device", {"CUDA context": CUDA_CONTEXT_BYTES, **serving})]
+
+
+def evaluating(case: Case, layout: Layout) -> Items:
+    """What tensors take while a batch is put to the fullest of the models that are judged."""
+    batch = Batch(layout.evaluation_rows, layout.step.method.max_length, case.recipe.evaluate.max_new_tokens)
+    return evaluate_items(case.shape, judged_on(layout.device, case.shape, layout.step), batch)
+
+
+def _judging_on_cpu(case: Case, layout: Layout) -> Items:
+    """The batch, and what a weight file takes beyond it while it is read in beside the weights made from it."""
+    judged = evaluating(case, layout)
+    (plain,) = judged_on("cpu", case.shape, layout.step)
+    read_in = total(judged_weights(case.shape, plain)) + _largest_file(case.source)
+    return judged | {"largest weight file, beyond that": max(0, read_in - total(judged))}
 
 
 def _beside(shape: ModelShape, step: Step) -> Items:

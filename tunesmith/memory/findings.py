@@ -1,4 +1,6 @@
-"""What simulations found of training steps, billed in place of what a formula says that was not made for them."""
+"""What simulations found of training steps and evaluations, billed in place of what a formula says that was not made
+for them.
+"""
 
 from typing import NamedTuple
 
@@ -9,18 +11,27 @@ BY_SIMULATION = "by simulation"
 """The item that makes up what the formula lacks."""
 
 
-class Finding(NamedTuple):
-    """One step: what its tensors take by the bill and by simulation, and what the allocator then reserves; bytes."""
+class Share(NamedTuple):
+    """A phase's tensors by the bill and by simulation, and what the allocator then reserves; bytes."""
 
-    step: Step
     billed_bytes: int
     allocated_bytes: int
     reserved_bytes: int
     """In expandable segments, as runs have them."""
 
+
+class Finding(NamedTuple):
+    """What was simulated of one step, and of the evaluation after it."""
+
+    step: Step
+    training: Share
+    evaluation: Share | None = None
+    """None where none was simulated."""
+
     @property
     def ratio(self) -> float:
-        return self.allocated_bytes / self.billed_bytes
+        """Of the step."""
+        return self.training.allocated_bytes / self.training.billed_bytes
 
 
 class Findings(NamedTuple):
@@ -37,42 +48,53 @@ class Findings(NamedTuple):
         return None if self.is_cautious and largest.ratio < 1 else largest
 
 
-def find(step: Step, billed_bytes: int, simulation: Simulation) -> Finding:
-    """What the simulation says of the step; `billed_bytes` are those of its tensors by the formula."""
+def find(step: Step, billed_bytes: int, simulation: Simulation, billed_evaluation_bytes: int) -> Finding:
+    """What the simulation says of the step; the billed bytes are those of tensors by the formula."""
     peaks = (simulation.forward_backward, simulation.optimizer)
-    return Finding(
-        step,
+    training = Share(
         billed_bytes,
         max(peak.allocated_bytes for peak in peaks),
         max(peak.reserved_expandable_bytes for peak in peaks),
     )
+    judged = simulation.evaluate
+    if not judged:
+        return Finding(step, training)
+    return Finding(
+        step, training, Share(billed_evaluation_bytes, judged.allocated_bytes, judged.reserved_expandable_bytes)
+    )
 
 
 def corrected(items: tuple[BillItem, ...], finding: Finding, device: str) -> tuple[BillItem, ...]:
-    """The bill with the training's tensors times what the simulation found for one byte of the formula's.
+    """The bill with the tensors of training and evaluation times what the simulation found for one byte of the
+    formula's.
 
-    For the simulated step itself that is the simulated figure to the byte. What is more becomes an item of its own;
+    For what was simulated itself that is the simulated figure to the byte. What is more becomes an item of its own;
     what is less is taken from all items alike. On a GPU the allocator's share is the simulated one too.
     """
-    training = [item for item in items if item.phase == "train" and item.place == "device"]
-    billed = sum(item.bytes for item in training if item.kind == "allocated")
-    wanted = billed * finding.allocated_bytes // finding.billed_bytes
-    reserved = wanted * max(finding.reserved_bytes, finding.allocated_bytes) // finding.allocated_bytes
-    changed = _resized([item for item in training if item.kind == "allocated"], wanted)
-    kept = [item for item in training if item.kind == "context"]
+    found = _corrected(items, "train", finding.training, device)
+    return _corrected(found, "evaluate", finding.evaluation, device) if finding.evaluation else found
+
+
+def _corrected(items: tuple[BillItem, ...], phase: str, share: Share, device: str) -> tuple[BillItem, ...]:
+    own = [item for item in items if item.phase == phase and item.place == "device"]
+    billed = sum(item.bytes for item in own if item.kind == "allocated")
+    wanted = billed * share.allocated_bytes // share.billed_bytes
+    reserved = wanted * max(share.reserved_bytes, share.allocated_bytes) // share.allocated_bytes
+    changed = _resized([item for item in own if item.kind == "allocated"], wanted)
+    kept = [item for item in own if item.kind == "context"]
     slack = [
         item.model_copy(update={"bytes": reserved - wanted if device == "cuda" else item.bytes * wanted // billed})
-        for item in training
+        for item in own
         if item.kind == "slack"
     ]
-    return _in_place_of(training, [*kept, *changed, *slack], items)
+    return _in_place_of(own, [*kept, *changed, *slack], items)
 
 
 def _resized(items: list[BillItem], wanted: int) -> list[BillItem]:
     """Items that add up to so many bytes."""
     billed = sum(item.bytes for item in items)
     if wanted > billed:
-        return [*items, BillItem(phase="train", item=BY_SIMULATION, bytes=wanted - billed)]
+        return [*items, BillItem(phase=items[0].phase, item=BY_SIMULATION, bytes=wanted - billed)]
     smaller = [item.model_copy(update={"bytes": item.bytes * wanted // billed}) for item in items]
     left = wanted - sum(item.bytes for item in smaller)
     return [smaller[0].model_copy(update={"bytes": smaller[0].bytes + left}), *smaller[1:]]

@@ -30,7 +30,15 @@ OWNERS = (
     Owner("weights", "#0072b2", _LIGHT, ("weights", "adapter", "embedding, head, norms", "largest weight file")),
     Owner("optimizer states", "#cc79a7", _DARK, ("optimizer states",)),
     Owner("gradients", "#d55e00", _DARK, ("gradients",)),
-    Owner("activations", "#009e73", _DARK, ("activations", "one block's activations", "calibration rows")),
+    Owner(
+        "activations",
+        "#009e73",
+        _DARK,
+        (
+            "activations", "one block's activations", "attention mask", "last hidden states", "tokens and positions",
+            "calibration rows",
+        ),
+    ),
     Owner("logits and loss", "#e69f00", _DARK, ("logits",)),
     Owner("KV cache", "#56b4e9", _DARK, ("KV cache",)),
     Owner(

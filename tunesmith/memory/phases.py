@@ -1,26 +1,9 @@
-"""What the phases around training need: evaluating, merging, quantizing."""
+"""What the phases around training need: merging, quantizing."""
 
 from tunesmith.memory.constants import CPU_PROCESS_BYTES
 from tunesmith.memory.shape import ModelShape
 from tunesmith.memory.training import Items
-from tunesmith.specs.evaluate import EvaluateSpec
 from tunesmith.specs.quantize import Gptq, Quantize
-
-
-def evaluate_items(shape: ModelShape, spec: EvaluateSpec, rows: int, max_length: int, number_bytes: int) -> Items:
-    """A batch of held-out rows: one pass over prompts and answers, then the answers token by token.
-
-    Logits are kept for the columns of the answers, or for one whole row when that is more; the loss of a row takes 8
-    bytes more per entry, in float32.
-    """
-    tokens = rows * (max_length + spec.max_new_tokens)
-    columns = max(rows * spec.max_new_tokens, max_length)
-    return {
-        f"weights ({_named(number_bytes)})": shape.params * number_bytes,
-        f"KV cache ({rows} rows)": tokens * shape.kv_values_per_token() * number_bytes,
-        "one block's activations": tokens * block_width(shape) * number_bytes,
-        "logits and loss": shape.vocab * (columns * number_bytes + max_length * 8),
-    }
 
 
 def merge_items(shape: ModelShape) -> Items:
@@ -59,7 +42,3 @@ def served_precision(quantize: Quantize) -> str:
 def block_width(shape: ModelShape) -> int:
     """Numbers per token a block has alive at once without gradients: residual, norm, and the MLP's three."""
     return 4 * shape.hidden + 3 * shape.ffn
-
-
-def _named(number_bytes: int) -> str:
-    return "fp32" if number_bytes == 4 else "bf16"

@@ -134,6 +134,7 @@ def settle(way: Way, case: Case, hardware: Hardware, rejected: tuple[Rejected, .
         device=way.layout.device,
         step=step,
         accumulation_steps=way.layout.accumulation_steps,
+        evaluation_rows=way.layout.evaluation_rows,
         low_bytes=max(peaks(items, slack=False).values()),
         peak_bytes=max(peaks(items).values()),
         budget_bytes=budget,

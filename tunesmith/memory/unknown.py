@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from tunesmith.artifacts import Plan, Simulation
 from tunesmith.errors import EnvironmentMissing, ModelError, OutOfMemory, StageCrashed, UnknownArchitecture
-from tunesmith.memory.bill import Case
+from tunesmith.memory.bill import Case, Layout, evaluating
 from tunesmith.memory.findings import Findings, find
 from tunesmith.memory.training import step_items, total
 
@@ -39,7 +39,9 @@ def looked_into(
             raise
         except (ModelError, EnvironmentMissing, StageCrashed, OutOfMemory) as error:
             return case._replace(unsimulated=_clause(error.message))
-        finding = find(plan.step, total(step_items(case.shape, plan.step)), simulation)
+        layout = Layout(plan.device, plan.step, plan.accumulation_steps, plan.evaluation_rows)
+        billed, judged = total(step_items(case.shape, plan.step)), total(evaluating(case, layout))
+        finding = find(plan.step, billed, simulation, judged)
         case = case._replace(findings=Findings((*case.findings.known, finding)))
     return case._replace(findings=case.findings._replace(is_cautious=True))
 
