@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 from benchmarks.real_steps import Case
 from tunesmith.memory import catalogue
-from tunesmith.memory.constants import CUDA_CONTEXT_BYTES, CUDA_SLACK, CUDA_SLACK_NF4
+from tunesmith.memory.constants import CUDA_CONTEXT_BYTES
 from tunesmith.memory.shape import ModelShape
+from tunesmith.memory.slack import step_slack
 from tunesmith.memory.step import Step
 from tunesmith.memory.training import moments, total
 
@@ -110,23 +111,18 @@ CASES = SMALL + LARGER
 
 
 def billed(case: GpuCase) -> Phases:
-    """What the bill has for each phase: in tensors, with the allocator's share, and with the context."""
-    found = {name: total(items) for name, items in moments(ModelShape.from_config(case.config), case.step).items()}
-    optimizer = found.pop("optimizer")
+    """What the bill has for each phase: in tensors, with what the allocator reserves, which stays from phase to phase,
+    and with the context.
+    """
+    shape = ModelShape.from_config(case.config)
+    found = moments(shape, case.step)
+    sizes = {name: total(items) for name, items in found.items()}
+    reserved = max(sizes.values()) + step_slack(shape, case.step, found)
+    optimizer = sizes.pop("optimizer")
     return {
-        FORWARD_BACKWARD: _with_the_rest(max(found.values()), case.step),
-        OPTIMIZER: _with_the_rest(optimizer, case.step),
+        FORWARD_BACKWARD: Figures(max(sizes.values()), reserved, reserved + CUDA_CONTEXT_BYTES),
+        OPTIMIZER: Figures(optimizer, reserved, reserved + CUDA_CONTEXT_BYTES),
     }
-
-
-def _with_the_rest(allocated: int, step: Step) -> Figures:
-    reserved = allocated + int(slack(step) * allocated)
-    return Figures(allocated, reserved, reserved + CUDA_CONTEXT_BYTES)
-
-
-def slack(step: Step) -> float:
-    """The bill's share for what the allocator reserves beyond tensors."""
-    return CUDA_SLACK_NF4 if step.is_nf4 else CUDA_SLACK
 
 
 def needed_bytes(case: GpuCase) -> int:

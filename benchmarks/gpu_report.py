@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.gpu_cases import FORWARD_BACKWARD, OPTIMIZER, PHASES, Figures, GpuCase, Phases, billed, needed_bytes
-from tunesmith.memory.constants import CUDA_CONTEXT_BYTES, CUDA_SLACK, CUDA_SLACK_NF4, GIB
+from benchmarks.gpu_cases import OPTIMIZER, PHASES, Figures, GpuCase, Phases, billed, needed_bytes
+from tunesmith.memory.constants import CUDA_CONTEXT_BYTES, GIB
 from tunesmith.memory.parallel import NCCL_BYTES
 
 MIB = 2**20
@@ -157,9 +157,10 @@ def _constants(report: Report) -> Iterator[str]:
         yield f"| {name} | {_mib(default) if default else ''} | {_mib(size)} |"
     steps = [size for row in report.ran if (size := _context(row)) is not None]
     yield f"| context in a step, with cuBLAS's workspaces | {_mib(CUDA_CONTEXT_BYTES)} | {_range(steps, _mib)} |"
-    for name, default, nf4 in (("slack", CUDA_SLACK, False), ("slack, NF4", CUDA_SLACK_NF4, True)):
-        shares = [share for row in report.ran if row.case.step.is_nf4 == nf4 and (share := _share(row)) is not None]
-        yield f"| {name} | {100 * default:.1f} % | {_range(shares, '{:.1f} %'.format)} |"
+    for name, nf4 in (("slack", False), ("slack, NF4", True)):
+        rows = [row for row in report.ran if row.case.step.is_nf4 == nf4]
+        bills, reals = _shares(billed(row.case) for row in rows), _shares(row.tensors for row in rows)
+        yield f"| {name} | {_range(bills, _percent)} | {_range(reals, _percent)} |"
 
 
 def _left_out(report: Report) -> Iterator[str]:
@@ -181,13 +182,14 @@ def _context(row: Row) -> int | None:
     return figures.device - figures.reserved + row.workspace
 
 
-def _share(row: Row) -> float | None:
-    """What the allocator reserves beyond tensors, in percent of them."""
-    figures = (row.tensors or {}).get(FORWARD_BACKWARD)
-    if figures is None or figures.reserved is None:
-        return None
-    step = fullest(row.tensors)
-    return 100 * ((step.reserved or 0) / step.allocated - 1)
+def _shares(steps: Iterable[Phases | None]) -> list[float]:
+    """What the allocator reserves beyond tensors, in percent of them; of the steps that say so."""
+    found = [fullest(phases) for phases in steps if phases]
+    return [100 * (step.reserved / step.allocated - 1) for step in found if step.reserved is not None]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1f} %"
 
 
 def _range(values: Sequence[float], show: Callable[[Any], str]) -> str:

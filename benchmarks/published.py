@@ -15,10 +15,12 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.published_mechanisms import MECHANISMS
-from benchmarks.published_rows import Row, Serving, Source, Training, load
+from benchmarks.published_rows import Moments, Row, Serving, Source, Training, load
 from tunesmith.memory.cards import find_card
-from tunesmith.memory.constants import CUDA_CONTEXT_BYTES, CUDA_SLACK, CUDA_SLACK_NF4, GIB
-from tunesmith.memory.training import Items, total
+from tunesmith.memory.constants import CUDA_CONTEXT_BYTES, GIB
+from tunesmith.memory.shape import ModelShape
+from tunesmith.memory.slack import plain_slack, step_slack
+from tunesmith.memory.training import total
 
 RESULT = Path(__file__).parent / "results/published.md"
 _PREFACE = """\
@@ -51,20 +53,22 @@ def billed(source: Source, row: Row, *, mechanisms: bool) -> Interval:
     for mechanism in source.mechanisms if mechanisms else ():
         found = MECHANISMS[mechanism.name](row, shape, found)
     fullest = max(found, key=lambda moment: total(found[moment]))
-    context, slack = _beyond(source, row, found[fullest])
+    context, slack = _beyond(source, row, shape, found)
     low = total(found[fullest]) + context
     together = row.gpus if isinstance(row, Training) else 1
     return Interval(low * together, (low + slack) * together, fullest)
 
 
-def _beyond(source: Source, row: Row, items: Items) -> tuple[int, int]:
+def _beyond(source: Source, row: Row, shape: ModelShape, found: Moments) -> tuple[int, int]:
     """Context and slack, as far as the metric sees them; serving, and parts of it, are billed as they are."""
     if isinstance(row, Serving):
         return (CUDA_CONTEXT_BYTES if row.quantity == "beside" else 0), 0
-    share = CUDA_SLACK_NF4 if isinstance(row, Training) and row.method == "qlora" else CUDA_SLACK
-    slack = int(share * (total(items) - items.get("NCCL", 0)))
     context = CUDA_CONTEXT_BYTES if source.metric == "device" else 0
-    return context, (0 if source.metric == "allocated" else slack)
+    if source.metric == "allocated":
+        return context, 0
+    if isinstance(row, Training):
+        return context, step_slack(shape, row.step(row.method), found)
+    return context, plain_slack(max(found.values(), key=total))
 
 
 def errors(interval: Interval, published_bytes: float) -> Errors:

@@ -9,19 +9,20 @@ from tunesmith.memory.constants import (
     CPU_PROCESS_BYTES,
     CPU_SLACK,
     CUDA_CONTEXT_BYTES,
-    CUDA_SLACK,
-    CUDA_SLACK_NF4,
     NUM_CHECKPOINTS,
 )
 from tunesmith.memory.evaluation import Batch, evaluate_items, judged_on, judged_weights
 from tunesmith.memory.findings import Findings, corrected
+from tunesmith.memory.saving import copied_items, save_items
 from tunesmith.memory.serving import serve_items
 from tunesmith.memory.shape import ModelShape
+from tunesmith.memory.slack import plain_slack, step_slack
 from tunesmith.memory.step import Step
 from tunesmith.memory.training import (
     Items,
     held_weights,
     host_bytes,
+    moments,
     standing_items,
     step_items,
     total,
@@ -118,6 +119,7 @@ def _on_cpu(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
     found: list[tuple[str, Place, Items]] = [
         ("load", "device", process | weight_items(shape, step) | mapped),
         ("train", "device", process | training | {"held by malloc": held}),
+        ("save", "device", process | save_items(shape, step) | {"held by malloc": held}),
         ("merge", "device", phases.merge_items(shape)),
     ]
     if isinstance(recipe.quantize, Gptq):
@@ -130,20 +132,23 @@ def _on_cpu(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
 
 def _on_cuda(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
     recipe, shape, step = case.recipe, case.shape, layout.step
-    slack = CUDA_SLACK_NF4 if step.is_nf4 else CUDA_SLACK
+    weights, training = held_weights(shape, step), moments(shape, step)
+    loading = plain_slack(weights, unpacked=2 * shape.largest_linear if step.is_nf4 else 0)
     process = {"process": CPU_PROCESS_BYTES}
     in_16_bits = process | {"weights (bf16)": 2 * shape.params}
     found: list[tuple[str, Place, Items]] = [
-        ("load", "device", _allocated(held_weights(shape, step), slack)),
+        ("load", "device", _allocated(weights, loading)),
         ("load", "host", process | _staged(case, step)),
-        ("train", "device", _allocated(step_items(shape, step), slack)),
+        ("train", "device", _allocated(max(training.values(), key=total), step_slack(shape, step, training))),
         ("train", "host", _beside(shape, step)),
+        ("save", "device", _allocated(save_items(shape, step))),
+        ("save", "host", _beside(shape, step) | copied_items(shape, step)),
         ("merge", "host", phases.merge_items(shape)),
     ]
     if isinstance(recipe.quantize, Gptq):
-        found.append(("quantize", "device", _allocated(phases.quantize_items(shape, recipe.quantize), CUDA_SLACK)))
+        found.append(("quantize", "device", _allocated(phases.quantize_items(shape, recipe.quantize))))
         found.append(("quantize", "host", in_16_bits))
-    found.append(("evaluate", "device", _allocated(evaluating(case, layout), CUDA_SLACK)))
+    found.append(("evaluate", "device", _allocated(evaluating(case, layout))))
     found.append(("evaluate", "host", in_16_bits))
     serving = serve_items(shape, recipe.quantize, recipe.serve, max_model_len(recipe), "cuda")
     return [*found, ("serve", "device", {"CUDA context": CUDA_CONTEXT_BYTES, **serving})]
@@ -169,12 +174,10 @@ def _beside(shape: ModelShape, step: Step) -> Items:
     return {"process": CPU_PROCESS_BYTES * processes, "offloaded states": host_bytes(shape, step) * processes}
 
 
-def _allocated(items: Items, slack: float) -> Items:
-    return {
-        "CUDA context": CUDA_CONTEXT_BYTES,
-        **items,
-        "allocator slack": int(slack * (total(items) - items.get("NCCL", 0))),
-    }
+def _allocated(items: Items, slack: int | None = None) -> Items:
+    """With the context, and what the allocator holds beyond tensors: where most of these stay, unless it is given."""
+    held = plain_slack(items) if slack is None else slack
+    return {"CUDA context": CUDA_CONTEXT_BYTES, **items, "allocator slack": held}
 
 
 def _staged(case: Case, step: Step) -> Items:

@@ -4,10 +4,6 @@ GIB = 2**30
 
 CUDA_CONTEXT_BYTES = GIB // 2
 """Driver context, kernels and cuBLAS workspace; 0.3 to 0.6 GiB on A100 and H100."""
-CUDA_SLACK = 0.04
-"""Share of allocated memory that the caching allocator reserves on top: 1.1 to 4.6 % in replays of 7B steps."""
-CUDA_SLACK_NF4 = 0.10
-"""The same with NF4, whose dequantized temporaries fragment: 8 % with expandable segments."""
 
 CPU_PROCESS_BYTES = 6 * GIB // 10
 """Resident set of Python with torch, transformers and PEFT before a model is loaded: 0.38 to 0.47 GiB seen."""
