@@ -48,7 +48,7 @@ OWNERS = (
         (
             "temporaries", "recomputed", "one block's temporaries", "optimizer's temporaries", "autocast copies",
             "gathered weights", "gradient buckets", "reduce and all-gather buckets", "buckets",
-            "Hessian", "one layer", "one tensor and its update",
+            "Hessian", "one layer", "one tensor and its update", "experts, taken apart", "copies of weights and states",
         ),
     ),
     OTHER,
