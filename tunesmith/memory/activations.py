@@ -17,6 +17,10 @@ class Kept(NamedTuple):
 
     block: Block
     arithmetic: Arithmetic
+    """Of the activations: where packed weights train in 16 bits throughout, the embedding and the norms are still
+    float32, and so is what flows between them."""
+    product_bytes: int
+    """Of one number that enters a product of matrices."""
     nf4: bool
     """The frozen weights are packed; their layers then answer in float32."""
     frozen: bool
@@ -28,10 +32,12 @@ class Kept(NamedTuple):
     """Adapter dropout: every target keeps an input of its own, and a mask."""
     length: int
     """Tokens per row."""
-    padded: bool
-    """Rows of different lengths share a batch, so there is a mask."""
+    masked: bool
+    """There is a mask: rows of different lengths share a batch, or a window is no longer than the rows."""
     eager: bool = False
     """The scores are written out."""
+    flash: bool = False
+    """The flash-attention library computes them, which knows 16 bits only."""
     adapter_bytes: int = 4
     """Of one of the adapter's numbers."""
 
@@ -40,9 +46,14 @@ class Kept(NamedTuple):
         return 4 if self.arithmetic == "fp32" else 2
 
     @property
+    def attention_bytes(self) -> int:
+        """Of one query, key or value."""
+        return 2 if self.flash else self.compute_bytes
+
+    @property
     def expert_bytes(self) -> int:
         """Of one number that routed experts answer."""
-        return 4 if self.arithmetic == "amp" and not self.frozen else self.compute_bytes
+        return 4 if self.arithmetic == "amp" and not self.frozen else self.product_bytes
 
     @property
     def packed_bytes(self) -> int:
@@ -57,9 +68,9 @@ class Kept(NamedTuple):
 
 def block_bytes(shape: ModelShape, kept: Kept) -> int:
     """Bytes per token that a block keeps from forward to backward."""
-    attention = _latent_attention(shape, kept, shape.latent) if shape.latent else _attention(shape, kept)
+    attention = attention_kept(shape, kept)
     experts = _experts(kept.block.experts, kept) if kept.block.experts else 0
-    return _norms(shape, kept) + attention + _mlp(kept) + experts + _inputs(shape, kept)
+    return _norms(shape, kept) + attention + mlp_kept(kept) + experts + inputs_kept(shape, kept)
 
 
 def final_bytes(shape: ModelShape, kept: Kept) -> int:
@@ -70,14 +81,20 @@ def final_bytes(shape: ModelShape, kept: Kept) -> int:
 
 
 def _norms(shape: ModelShape, kept: Kept) -> int:
-    """Input in float32 (4h) and its scale (4); where the norms train too, the normed value."""
-    normed = _normed_bytes(shape, kept)
-    widths = [shape.hidden] * shape.norms
-    if shape.qk_norm:
-        widths += [shape.head_dim] * (shape.heads + shape.kv_heads)
-    if shape.latent:
-        widths += [shape.latent.rank, shape.latent.query_rank or 0]
-    return sum(norm_bytes(width) + normed * width for width in widths)
+    return shape.norms * norm_kept(shape, kept, shape.hidden) + inner_norms(shape, kept)
+
+
+def norm_kept(shape: ModelShape, kept: Kept, width: int) -> int:
+    """Bytes per token of a norm between the blocks' parts; where it trains, the normed value too."""
+    return norm_bytes(width) + _normed_bytes(shape, kept) * width
+
+
+def inner_norms(shape: ModelShape, kept: Kept) -> int:
+    """Of the norms within the attention, whose input is a linear layer's answer."""
+    normed = 0 if kept.frozen else (4 if shape.wide_norm else kept.compute_bytes)
+    heads = [shape.head_dim] * (shape.heads + shape.kv_heads) if shape.qk_norm else []
+    latent = [shape.latent.rank, shape.latent.query_rank or 0] if shape.latent else []
+    return sum(norm_bytes(width) + normed * width for width in heads + latent)
 
 
 def norm_bytes(width: int) -> int:
@@ -91,35 +108,41 @@ def _normed_bytes(shape: ModelShape, kept: Kept) -> int:
     return 4 if shape.wide_norm or kept.arithmetic == "amp" else kept.compute_bytes
 
 
+def attention_kept(shape: ModelShape, kept: Kept) -> int:
+    return _latent_attention(shape, kept, shape.latent) if shape.latent else _attention(shape, kept)
+
+
 def _attention(shape: ModelShape, kept: Kept) -> int:
-    """Flash and SDPA: q, k, v, output, and 4a for the log-sum; with padding k and v for every head, and the mask.
+    """Flash and SDPA: q, k, v, output, and 4a for the log-sum; with a mask, and that, k and v for every head, as for a
+    GPU's float32.
 
     Eager scores are there in full: 4aS for the softmax in float32, and its rounded copy; capped ones 4aS more. The keys
     and values are those of every head, and no output is kept.
     """
-    b, q = kept.compute_bytes, shape.q_width
+    b, q = kept.attention_bytes, shape.q_width
     fused = b * q if shape.fused else 0
     if shape.softcap:
         return fused + 3 * b * q + 8 * shape.heads * kept.length
     if kept.eager:
         return fused + 3 * b * q + (6 if b == 2 else 4) * shape.heads * kept.length
-    keys = 2 * b * q + b * kept.length if kept.padded else 2 * b * shape.kv_width
-    return fused + 2 * b * q + keys + 4 * shape.heads
+    mask = b * kept.length if kept.masked else 0
+    keys = 2 * b * (q if kept.masked or (b == 4 and kept.product_bytes == 2) else shape.kv_width)
+    return fused + 2 * b * q + keys + mask + 4 * shape.heads
 
 
 def _latent_attention(shape: ModelShape, kept: Kept, latent: Latent) -> int:
     """Queries and keys are put together anew; values stay where the layer that makes them and the keys left both,
     unless autocast rounds a packed layer's answer. Kernels of two widths: memory-efficient ones.
     """
-    b, value = kept.compute_bytes, shape.heads * latent.value
+    b, value = kept.attention_bytes, shape.heads * latent.value
     both = value if kept.arithmetic == "amp" and kept.nf4 else value + shape.heads * latent.plain
     if kept.eager:
         return b * (2 * shape.q_width + both) + (6 if b == 2 else 4) * shape.heads * kept.length
-    mask = b * kept.length if kept.padded else 0
+    mask = b * kept.length if kept.masked else 0
     return b * (2 * shape.q_width + both + value) + mask + 4 * shape.heads
 
 
-def _mlp(kept: Kept) -> int:
+def mlp_kept(kept: Kept) -> int:
     """Gate, its activation, and up."""
     return 3 * kept.packed_bytes * kept.block.ffn
 
@@ -139,21 +162,14 @@ def _experts(experts: Experts, kept: Kept) -> int:
     return experts.per_token * chosen + 4 * experts.num_experts + weighed
 
 
-def routing_bytes(experts: Experts, kept: Kept) -> int:
-    """Bytes per token when the experts' backward pass begins, beyond what the block keeps: three gradients of the
-    weighed answers, the second and third to undo their order. A shared expert that ran after them is done with then.
-    """
-    weighed = 4 if experts.weighs_in_float32 else kept.expert_bytes
-    shared = 0 if experts.shared_gate else _mlp(kept)
-    return 3 * experts.per_token * weighed * experts.hidden - shared
+def reading(kept: Kept, *sources: Source) -> Kept:
+    """The same block with no more than the linear layers that read `sources`."""
+    read = tuple(linear for linear in kept.block.linears if linear.source in sources)
+    adapted = tuple(linear for linear in kept.adapted if linear.source in sources)
+    return kept._replace(block=kept.block._replace(linears=read, experts=None), adapted=adapted)
 
 
-def expert_gradient_bytes(experts: Experts, kept: Kept) -> int:
-    """Bytes per token when it ends: the gradients of gate and up together, and their input."""
-    return experts.per_token * kept.expert_bytes * (2 * experts.width + experts.hidden)
-
-
-def _inputs(shape: ModelShape, kept: Kept) -> int:
+def inputs_kept(shape: ModelShape, kept: Kept) -> int:
     """What the linear layers with a gradient keep of their inputs: one tensor for all that read it, or one each."""
     if kept.frozen:
         return _adapter_inputs(shape, kept)
@@ -194,7 +210,8 @@ def _takes_inputs_as_they_are(kept: Kept) -> bool:
 
 def _shared(shape: ModelShape, kept: Kept, source: Source, each: bool) -> int:
     """Bytes of the tensor `source` where its readers keep it as it is, or (`each`) a rounded copy for each of them."""
-    if source == "attention" and not shape.softcap and not kept.eager:
+    is_there = not shape.softcap and not kept.eager and kept.attention_bytes == kept.compute_bytes
+    if source == "attention" and is_there:
         return 0  # The attention itself keeps its output.
     readers = [linear for linear in kept.block.linears if linear.source == source]
     copies = len(readers) if each and source not in ("attention", "mlp") else 1

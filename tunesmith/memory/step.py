@@ -61,4 +61,9 @@ class Step(Spec):
             return 2
         if isinstance(self.method, Full):
             return 2 if self.arithmetic == "bf16" else 4
-        return 2 if self.adapter_precision == "bf16" else 4
+        return self.adapter_bytes
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Of one of the adapter's numbers: float32, or left in the precision of what is loaded."""
+        return 2 if self.adapter_precision == "bf16" and self.arithmetic != "fp32" else 4

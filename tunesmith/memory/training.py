@@ -1,8 +1,7 @@
 """The memory of one optimizer step, at its fullest moment."""
 
 from tunesmith.memory.adamw import paged_bytes, states_bytes, temporaries_bytes
-from tunesmith.memory.activations import block_bytes, expert_gradient_bytes
-from tunesmith.memory.blocks import inputs_bytes, kept_by, saved_bytes, work_bytes
+from tunesmith.memory.blocks import attention_work, experts_work, inputs_bytes, saved_bytes, work_bytes
 from tunesmith.memory.constants import LOSS_BYTES, LOSS_CHUNK_TOKENS, LOSS_FORWARD_BYTES
 from tunesmith.memory.parallel import Held, States, held, optimizer_bytes, passing_bytes
 from tunesmith.memory.shape import ModelShape
@@ -33,6 +32,7 @@ def moments(shape: ModelShape, step: Step) -> dict[str, Items]:
     gradients = {"gradients": _held(shape, step).gradients}
     work = {"one block's temporaries": work_bytes(shape, step, shape.blocks[-1])}
     before = gradients if step.accumulates else {}
+    head = before or _head_gradient(shape, step)
     loss = {"logits and loss": loss_bytes(shape, step)}
     embedding = {"the embedding's gradient": _embedding_bytes(shape, step)}
     trained_bytes = trained_params(shape, step.method) * step.trained_bytes
@@ -41,7 +41,7 @@ def moments(shape: ModelShape, step: Step) -> dict[str, Items]:
         "forward": standing | beside | saved | before | _forward_items(shape, step),
         "loss": standing | beside | _casts(shape, step) | saved | before | loss | _running_head_gradient(shape, step),
         "head": standing | beside | saved | before | _head_items(shape, step),
-        "last block": standing | passing | _casts(shape, step) | saved | (before or _head_gradient(shape, step)) | work,
+        "last block": standing | passing | _casts(shape, step, head=False) | saved | head | work,
         "first block": standing | passing | _first_block(shape, step),
         "embedding": standing | beside | gradients | embedding,
         "optimizer": standing | beside | gradients | updating,
@@ -129,7 +129,8 @@ def trained_params(shape: ModelShape, method: Train) -> int:
 def loss_bytes(shape: ModelShape, step: Step) -> int:
     """Logits and their gradients, of all tokens or of one piece; the pieces' hidden states have a gradient too."""
     if step.loss == "full":
-        capped = (4 if step.arithmetic == "fp32" else 2) if shape.capped_logits else 0
+        wide = step.arithmetic == "fp32" or (step.arithmetic == "bf16" and step.is_nf4)
+        capped = (4 if wide else 2) if shape.capped_logits else 0
         return (LOSS_BYTES + capped) * step.tokens * shape.vocab
     piece = min(step.tokens, LOSS_CHUNK_TOKENS)
     return LOSS_BYTES * piece * shape.vocab + 4 * step.tokens * shape.hidden
@@ -140,33 +141,37 @@ def _activations_name(step: Step) -> str:
 
 
 def _first_block(shape: ModelShape, step: Step) -> Items:
-    """All gradients beside one block's work; or with experts, whose own gradients are large, one of two moments in the
-    first block that has them: their backward pass begins, and its end, with what the attention keeps.
+    """The first block's backward pass at its fullest: when it begins, before there are gradients of its own, or when
+    its attention's are the last to come. Where dense blocks precede those with experts, the first of either kind.
     """
-    gradients, work = _held(shape, step).gradients, "one block's temporaries"
-    plain = {"gradients": gradients, work: work_bytes(shape, step, shape.blocks[0])}
-    block = shape.blocks[-1]
-    if block.experts is None or step.accumulates:
-        return plain
-    kept, earlier = kept_by(shape, step, block), _gradients_to_come(shape, step)
-    begun = {"gradients": gradients - earlier, work: work_bytes(shape, step, block) + inputs_bytes(shape, step, kept)}
-    ended = expert_gradient_bytes(block.experts, kept)
-    if step.gradient_checkpointing:
-        ended += block_bytes(shape, kept._replace(block=block._replace(experts=None)))
-    found = [begun, {"gradients": gradients, work: ended * step.tokens}]
-    return max(found if not shape.dense_layers else [plain, *found], key=total)
+    first, found = shape.blocks[0], _beginnings(shape, step)
+    attention = sum(one.params for one in first.linears if not one.source.startswith("mlp"))
+    found.append(_at_work(shape, step, attention, attention_work(shape, step, first)))
+    if first.experts:
+        passing, ended = experts_work(shape, step, first, first.experts)
+        answered = first.params - first.experts.num_experts * first.experts.width * shape.hidden
+        found += [_at_work(shape, step, answered, passing), _at_work(shape, step, attention, ended)]
+    return max(found, key=total)
 
 
-def _gradients_to_come(shape: ModelShape, step: Step) -> int:
-    """When the backward pass of the first block with experts begins: its own, those of the dense blocks before it, and
-    the embedding's where the head has another. This GPU's share.
-    """
-    if not isinstance(step.method, Full):
-        return 0
-    block = shape.blocks[-1]
-    params = block.params + sum(before.num_layers * before.params for before in shape.blocks[:-1])
-    params += 0 if shape.tied else shape.embedding_params
-    return _held(shape, step).gradients * params // shape.params
+def _beginnings(shape: ModelShape, step: Step) -> list[Items]:
+    """The backward pass of the first block of every kind begins."""
+    found, before = [], 0
+    for number, block in enumerate(shape.blocks):
+        to_come = block.params + sum(one.num_layers * one.params for one in shape.blocks[:number])
+        work = work_bytes(shape, step, block) + inputs_bytes(shape, step, block, before + 1)
+        found.append(_at_work(shape, step, to_come, work))
+        before += block.num_layers
+    return found
+
+
+def _at_work(shape: ModelShape, step: Step, to_come: int, work: int) -> Items:
+    """This GPU's gradients but for those of `to_come` parameters, and of the embedding where the head has another."""
+    gradients = _held(shape, step).gradients
+    if isinstance(step.method, Full) and not step.accumulates:
+        to_come += 0 if shape.tied else shape.embedding_params
+        gradients -= gradients * to_come // shape.params
+    return {"gradients": gradients, "one block's temporaries": work}
 
 
 def _head_gradient(shape: ModelShape, step: Step) -> Items:
@@ -177,13 +182,14 @@ def _head_gradient(shape: ModelShape, step: Step) -> Items:
 
 def _head_items(shape: ModelShape, step: Step) -> Items:
     """The head's gradient as it is made: autocast's in 16 bits, then in float32. A loss in pieces makes one for each
-    and adds it to the sum of the others, in one precision into a third.
+    and adds it to the sum of the others, in one precision into a third. Else the gradient of the logits is there too.
     """
     amp, number = step.arithmetic == "amp", step.trained_bytes
     made = 2 + 4 if amp else number
     added = (number if amp else 2 * number) if _has_pieces(step) else 0
     size = shape.embedding_params * (made + added) if isinstance(step.method, Full) else 0
-    return {"the head's gradient": size, **_casts(shape, step, head=False)}
+    logits = 0 if _has_pieces(step) else step.compute_bytes * step.tokens * shape.vocab
+    return {"the head's gradient": size, "logits and loss": logits, **_casts(shape, step, head=False)}
 
 
 def _running_head_gradient(shape: ModelShape, step: Step) -> Items:
@@ -229,12 +235,15 @@ def _head_cast(shape: ModelShape, step: Step) -> int:
 
 
 def _embedding_bytes(shape: ModelShape, step: Step) -> int:
-    """A tied embedding has a second gradient, from the head, and autograd adds the two into a third where both are of
-    one precision; autocast's is there in float32 already.
+    """What there is of the embedding's gradient beside the gradients themselves.
+
+    A tied embedding has a second one, from the head, and autograd adds the two into a third where both are of one
+    precision; autocast's is there in float32 already. Where gradients accumulate, the sum is new as well.
     """
-    if not isinstance(step.method, Full) or not shape.tied:
+    if not isinstance(step.method, Full):
         return 0
-    return (1 if step.arithmetic == "amp" else 2) * step.trained_bytes * shape.embedding_params
+    tied = (1 if step.arithmetic == "amp" else 2) if shape.tied else 0
+    return (tied + step.accumulates) * step.trained_bytes * shape.embedding_params
 
 
 def _named(number_bytes: int) -> str:
