@@ -2,11 +2,12 @@
 
 from tunesmith import hardware as machine
 from tunesmith.artifacts import Hardware, ModelSource, Plan
-from tunesmith.errors import ModelError, RecipeError
+from tunesmith.errors import RecipeError
 from tunesmith.memory.base import check_base
 from tunesmith.memory.bill import Case
 from tunesmith.memory.cards import CARDS
 from tunesmith.memory.groups import check_group_size
+from tunesmith.memory.linears import EXPERT_NAMES
 from tunesmith.memory.loadable import check_loadable
 from tunesmith.memory.refusal import (
     card_words,
@@ -108,7 +109,6 @@ def make_case(recipe: Recipe, source: ModelSource) -> Case:
     """The recipe with its model's shape, checked against each other."""
     check_base(source)
     shape = ModelShape.from_config(source.config)
-    _refuse_unbilled(shape)
     _check_targets(recipe, shape)
     _check_attention(recipe, shape)
     _check_strategy(recipe)
@@ -129,23 +129,20 @@ def _check_strategy(recipe: Recipe) -> None:
         raise RecipeError("parallel.strategy zero3: DeepSpeed does not shard packed weights: choose fsdp, or lora.")
 
 
-def _refuse_unbilled(shape: ModelShape) -> None:
-    """Training memory is known for blocks of attention and one MLP."""
-    if shape.experts or shape.latent:
-        raise ModelError(
-            f"{shape.model_type} has experts or latent attention, whose training memory is not estimated yet: "
-            "choose a dense model."
-        )
-
-
 def _check_targets(recipe: Recipe, shape: ModelShape) -> None:
     """Layer names can be checked where the architecture is known."""
     train = recipe.train
     if isinstance(train, Full) or train.targets == "all-linear" or shape.note:
         return
     unknown = [target for target in train.targets if not shape.adapted((target,))]
+    known = ", ".join(linear.name for linear in shape.adapted("all-linear"))
+    if experts := sorted(EXPERT_NAMES & set(unknown)) if shape.experts else []:
+        raise RecipeError(
+            f"train.targets: {' and '.join(experts)} would be the routed experts', whose adapters cannot be merged; "
+            f"choose from {known}, or write all-linear for all of these."
+        )
     if unknown or not train.targets:
         raise RecipeError(
             f"train.targets: the model has no linear layer named {' or '.join(unknown) or '(none given)'}; "
-            f"choose from {', '.join(linear.name for linear in shape.linears)}, or write all-linear."
+            f"choose from {known}, or write all-linear."
         )
