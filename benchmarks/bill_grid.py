@@ -5,11 +5,14 @@ prints a Markdown table with the median and the worst error; it is written to be
 """
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -122,17 +125,48 @@ def simulated(chosen: list[Case]) -> Iterator[dict[str, Any]]:
 
 
 def answers(script: str, questions: list[dict[str, Any]]) -> Iterator[Any]:
-    """What a script in the train environment says to each question, a line of JSON for a line of JSON."""
-    command = [str(interpreter("train")), "-c", script]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT)}
-    with subprocess.Popen(
-        command, cwd=CHECKOUT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as run:
-        assert run.stdin and run.stdout
+    """What a script in the train environment says to each question, a line of JSON for a line of JSON; what it said
+    before is remembered until the code or a package changes.
+    """
+    remembered = Path(tempfile.gettempdir()) / f"tunesmith-answers-{_code_digest(script)}"
+    remembered.mkdir(exist_ok=True)
+    with _asking(script) as ask:
         for question in questions:
-            print(json.dumps(question), file=run.stdin, flush=True)
-            yield json.loads(run.stdout.readline())
-        run.stdin.close()
+            line = json.dumps(question)
+            path = remembered / hashlib.sha256(line.encode()).hexdigest()
+            if not path.exists():
+                path.write_text(ask(line))
+            yield json.loads(path.read_text())
+
+
+def _code_digest(script: str) -> str:
+    """Of the script, of what a simulation is made of, and of the packages it runs on."""
+    parts = [*sorted((CHECKOUT / "tunesmith/stages").rglob("*.py")), *sorted((CHECKOUT / "locks").glob("*"))]
+    parts += [CHECKOUT / "tunesmith/memory" / name for name in ("allocator.py", "segments.py", "expandable.py")]
+    content = b"".join(path.read_bytes() for path in parts if path.is_file())
+    return hashlib.sha256(script.encode() + content).hexdigest()[:16]
+
+
+@contextmanager
+def _asking(script: str) -> Iterator[Callable[[str], str]]:
+    """A process that is started with the first question."""
+    running: list[subprocess.Popen[str]] = []
+
+    def ask(line: str) -> str:
+        if not running:
+            command = [str(interpreter("train")), "-c", script]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT)}
+            pipe = subprocess.PIPE
+            running.append(subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdin=pipe, stdout=pipe, text=True))
+        print(line, file=running[0].stdin, flush=True)
+        assert running[0].stdout
+        return running[0].stdout.readline()
+
+    try:
+        yield ask
+    finally:
+        for process in running:
+            process.communicate()
 
 
 def billed(case: Case) -> tuple[int, str]:

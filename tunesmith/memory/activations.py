@@ -187,7 +187,7 @@ def _adapter_inputs(shape: ModelShape, kept: Kept) -> int:
     """
     each = 2 if kept.arithmetic == "amp" else kept.adapter_bytes
     ranks = each * kept.rank * len(kept.adapted)
-    if _takes_inputs_as_they_are(kept) and not kept.dropout:
+    if takes_inputs_as_they_are(kept) and not kept.dropout:
         sources: set[Source] = {linear.source for linear in kept.adapted}
         return ranks + sum(_shared(shape, kept, source, each=False) for source in sources)
     copied = each + (1 if kept.dropout else 0)
@@ -202,7 +202,7 @@ def _is_there(shape: ModelShape, kept: Kept, linear: Linear) -> bool:
     return as_it_is and linear.source == "attention" and not (shape.softcap or kept.eager)
 
 
-def _takes_inputs_as_they_are(kept: Kept) -> bool:
+def takes_inputs_as_they_are(kept: Kept) -> bool:
     """Whether the adapter's precision is that of what it reads; packed layers answer in float32 under autocast."""
     wide = kept.arithmetic == "fp32" or (kept.arithmetic == "amp" and kept.nf4)
     return kept.adapter_bytes == (4 if wide else 2) and not (kept.arithmetic == "amp" and wide)

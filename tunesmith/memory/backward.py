@@ -9,9 +9,23 @@ from tunesmith.memory.activations import (
     mlp_kept,
     norm_kept,
     reading,
+    takes_inputs_as_they_are,
 )
 from tunesmith.memory.experts import Experts
 from tunesmith.memory.shape import ModelShape
+
+
+def mlp_recomputed(shape: ModelShape, kept: Kept) -> int:
+    """When the block has just been run again, what its last adapter reads is still there: the product, where it is not
+    kept itself, and its copy in the adapter's precision, where what is kept is made from that.
+    """
+    if not any(linear.source == "mlp" for linear in kept.adapted):
+        return 0
+    as_it_is = takes_inputs_as_they_are(kept)
+    product = 0 if as_it_is and not kept.dropout else kept.packed_bytes
+    is_kept = kept.arithmetic != "amp" and not kept.dropout
+    copied = 0 if as_it_is or is_kept else kept.adapter_bytes
+    return (product + copied) * kept.block.ffn + 2 * kept.residual_bytes * shape.hidden
 
 
 def mlp_begins(shape: ModelShape, kept: Kept) -> int:

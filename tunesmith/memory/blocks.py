@@ -8,6 +8,7 @@ from tunesmith.memory.backward import (
     experts_pass,
     mlp_begins,
     mlp_passes,
+    mlp_recomputed,
     without_experts,
 )
 from tunesmith.memory.experts import Experts
@@ -81,9 +82,20 @@ def work_bytes(shape: ModelShape, step: Step, block: Block) -> int:
     unpacked = kept.product_bytes * shape.largest_linear if step.is_nf4 else 0
     begun = (recomputed + mlp_begins(shape, kept)) * step.tokens + unpacked
     passing = mlp_passes(shape, kept)
+    if step.gradient_checkpointing:
+        passing = max(passing, mlp_recomputed(shape, kept))
     if block.experts:
         passing = max(experts_begin(shape, block.experts, kept), experts_pass(shape, block.experts, kept))
-    return max(begun, (recomputed + passing) * step.tokens, attention_work(shape, step, block))
+    fullest = max(begun, (recomputed + passing) * step.tokens, attention_work(shape, step, block))
+    return fullest + _added_gradient(shape, step, block)
+
+
+def _added_gradient(shape: ModelShape, step: Step, block: Block) -> int:
+    """Where full gradients accumulate, a weight's new one is there before it is added: the largest of the block's."""
+    if not isinstance(step.method, Full) or not step.accumulates:
+        return 0
+    experts = 2 * block.experts.num_experts * block.experts.width * shape.hidden if block.experts else 0
+    return step.trained_bytes * max(experts, *(linear.weights for linear in block.linears))
 
 
 def _recomputed(shape: ModelShape, step: Step, kept: Kept) -> int:

@@ -238,11 +238,12 @@ def _embedding_bytes(shape: ModelShape, step: Step) -> int:
     """What there is of the embedding's gradient beside the gradients themselves.
 
     A tied embedding has a second one, from the head, and autograd adds the two into a third where both are of one
-    precision; autocast's is there in float32 already. Where gradients accumulate, the sum is new as well.
+    precision; autocast's is there in float32 already, and that of a loss in pieces in its place. Where gradients
+    accumulate, the sum is new as well.
     """
     if not isinstance(step.method, Full):
         return 0
-    tied = (1 if step.arithmetic == "amp" else 2) if shape.tied else 0
+    tied = (1 if step.arithmetic == "amp" or _has_pieces(step) else 2) if shape.tied else 0
     return (tied + step.accumulates) * step.trained_bytes * shape.embedding_params
 
 
