@@ -42,6 +42,12 @@ def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _tiny_model(tmp_path_factory.mktemp("untied"), "--untied")
 
 
+@pytest.fixture(scope="session")
+def tiny_mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Qwen3-MoE with a chat template."""
+    return _tiny_model(tmp_path_factory.mktemp("mixture"), "--untied", "--experts")
+
+
 def _tiny_model(folder: Path, *flags: str) -> Path:
     command = [str(interpreter("train")), "tests/tiny_model.py", str(folder), *flags]
     subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True)

@@ -1,14 +1,23 @@
-"""Makes a random two-layer Llama with a tokenizer trained on the spot: `python tests/tiny_model.py OUT_DIR [--untied]`.
+"""Makes a random two-layer Llama, or Qwen3-MoE, with a tokenizer trained on the spot.
+
+`python tests/tiny_model.py OUT_DIR [--untied] [--experts]`
 
 Runs in the `train` environment. The model knows nothing; it is there to be trained, merged and compared in seconds.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEXT = [
@@ -44,30 +53,33 @@ def tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 def model(tied: bool, vocab_size: int) -> LlamaForCausalLM:
     """Random weights from a fixed seed, in bfloat16."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=tied,
-        bos_token_id=0,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
-    return LlamaForCausalLM(config).to(torch.bfloat16)
+    return LlamaForCausalLM(LlamaConfig(**_sizes(tied, vocab_size))).to(torch.bfloat16)
+
+
+def mixture(tied: bool, vocab_size: int) -> Qwen3MoeForCausalLM:
+    """The same with four experts in place of each MLP, two for a token."""
+    torch.manual_seed(0)
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "head_dim": 16}
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**_sizes(tied, vocab_size), **experts)).to(torch.bfloat16)
+
+
+def _sizes(tied: bool, vocab_size: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocab_size, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+        "tie_word_embeddings": tied, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 2,
+    }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--untied", action="store_true")
+    parser.add_argument("--experts", action="store_true")
     parser.add_argument("--vocab", type=int, default=512)
     asked = parser.parse_args()
     tokens = tokenizer(asked.vocab)
-    made = model(not asked.untied, asked.vocab)
+    made = (mixture if asked.experts else model)(not asked.untied, asked.vocab)
     made.save_pretrained(asked.out)
     tokens.save_pretrained(asked.out)
 

@@ -8,6 +8,7 @@ from tests.memory.cases import QWEN_7B, SMOLLM2
 from tests.memory.real_models import Measured, measured
 from tests.memory.tiny_configs import DENSE, MIXTURES, tiny_config
 from tunesmith.errors import ModelError
+from tunesmith.memory import catalogue
 from tunesmith.memory.families import FAMILIES
 from tunesmith.memory.shape import ModelShape
 
@@ -130,6 +131,13 @@ def test_the_parts_of_a_mixture() -> None:
     assert experts.router_weights == 256 * 7168 and not experts.packable
     assert shape.expert_weights == 58 * 256 * 3 * 7168 * 2048
     assert shape.layer_params == moe.params > dense.params
+
+
+def test_the_number_of_experts_has_a_second_name() -> None:
+    """As transformers 5 writes config.json."""
+    config = dict(catalogue.lookup("Qwen/Qwen3-30B-A3B") or {})
+    renamed = {("num_local_experts" if key == "num_experts" else key): value for key, value in config.items()}
+    assert renamed != config and ModelShape.from_config(renamed) == ModelShape.from_config(config)
 
 
 def test_a_mixture_without_dense_layers_has_the_linear_layers_of_its_attention() -> None:

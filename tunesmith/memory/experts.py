@@ -8,6 +8,9 @@ from tunesmith.memory.linears import Linear, mlp_linears
 from tunesmith.memory.sizes import Config, refuse_missing, size
 
 
+_OTHER_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
+
+
 class Experts(NamedTuple):
     """The routed experts of one layer: gated MLPs without biases, of which a router picks some for each token."""
 
@@ -54,11 +57,12 @@ def read_experts(config: Config, family: Family) -> Experts | None:
     routing = family.routing
     if not routing:
         return None
-    refuse_missing(config, (routing.num_key, routing.width_key, "num_experts_per_tok"))
-    count, per_token = size(config, routing.num_key), size(config, "num_experts_per_tok")
+    number = _count_key(config, routing)
+    refuse_missing(config, (number, routing.width_key, "num_experts_per_tok"))
+    count, per_token = size(config, number), size(config, "num_experts_per_tok")
     if per_token > count:
         raise ModelError(
-            f"config.json says num_experts_per_tok {per_token} and {routing.num_key} {count}: "
+            f"config.json says num_experts_per_tok {per_token} and {number} {count}: "
             "a token cannot pass through more experts than there are."
         )
     width = size(config, routing.width_key)
@@ -71,6 +75,11 @@ def read_experts(config: Config, family: Family) -> Experts | None:
         shared_gate=routing.shared_gate,
         weighs_in_float32=routing.weighs_in_float32,
     )
+
+
+def _count_key(config: Config, routing: Routing) -> str:
+    """transformers 5 writes some families' count under another's name (`attribute_map` of its configurations)."""
+    return next((key for key in (routing.num_key, *_OTHER_COUNTS) if key in config), routing.num_key)
 
 
 def count_moe_layers(config: Config, routing: Routing, layers: int) -> int:

@@ -27,12 +27,15 @@ def quantize_items(shape: ModelShape, spec: Gptq) -> Items:
 
 
 def served_bytes(shape: ModelShape, quantize: Quantize) -> int:
-    """The served weights: packed layers with a 16-bit scale and a zero per group, the rest in 16 bits."""
+    """The served weights: packed layers, and routed experts too, with a 16-bit scale and a zero per group; the rest in
+    16 bits.
+    """
     if not isinstance(quantize, Gptq):
         return 2 * shape.params
-    groups = shape.linear_weights // quantize.group_size
-    packed = (shape.linear_weights + groups) * quantize.bits // 8 + 2 * groups
-    return packed + 2 * (shape.params - shape.linear_weights)
+    weights = shape.linear_weights + shape.expert_weights
+    groups = weights // quantize.group_size
+    packed = (weights + groups) * quantize.bits // 8 + 2 * groups
+    return packed + 2 * (shape.params - weights)
 
 
 def served_precision(quantize: Quantize) -> str:
