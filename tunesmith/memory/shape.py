@@ -1,6 +1,7 @@
 """The sizes of a decoder, read from its config.json: what every figure of the bill is computed from."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from tunesmith.memory.experts import Experts, count_moe_layers, read_experts, shared_linears
@@ -131,7 +132,7 @@ class ModelShape(Spec):
         """Blocks without experts."""
         return self.layers - self.moe_layers
 
-    @property
+    @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The kinds of blocks there are: one, or a dense one and one with experts."""
         norms = self._norm_params
@@ -148,22 +149,22 @@ class ModelShape(Spec):
         """0 when tied: the embedding is counted once."""
         return 0 if self.tied else self.vocab * self.hidden
 
-    @property
+    @cached_property
     def linear_weights(self) -> int:
         """Weights of all blocks' linear layers, biases aside: what NF4 packs, and GPTQ at least."""
         return sum(block.num_layers * block.linear_weights for block in self.blocks)
 
-    @property
+    @cached_property
     def expert_weights(self) -> int:
         """Weights of all routed experts; not among `linear_weights`."""
         return self.moe_layers * self.experts.weights if self.experts else 0
 
-    @property
+    @cached_property
     def layer_params(self) -> int:
         """Of the largest block."""
         return max(block.params for block in self.blocks)
 
-    @property
+    @cached_property
     def params(self) -> int:
         return self._outer_params + sum(block.num_layers * block.params for block in self.blocks)
 
@@ -172,7 +173,7 @@ class ModelShape(Spec):
         """Numbers that take part in one token, embedding and head in full; all of them in a dense model."""
         return self._outer_params + sum(block.num_layers * block.active_params for block in self.blocks)
 
-    @property
+    @cached_property
     def largest_linear(self) -> int:
         """Weights of the largest linear layer in a block."""
         return max(linear.weights for block in self.blocks for linear in block.linears)
