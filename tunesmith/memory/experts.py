@@ -7,7 +7,6 @@ from tunesmith.memory.families import Family, Routing
 from tunesmith.memory.linears import Linear, mlp_linears
 from tunesmith.memory.sizes import Config, refuse_missing, size
 
-
 _OTHER_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
