@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -38,6 +38,8 @@ class Listing(NamedTuple):
 
     commit: str
     files: tuple[FileEntry, ...]
+    git_ids: Mapping[str, str] = {}
+    """Path -> git blob id, of the files that git itself holds."""
 
 
 class Hub:
@@ -125,7 +127,9 @@ class Hub:
 
     def _pinned(self, info: ModelInfo | DatasetInfo) -> Listing:
         commit = check_commit(info.sha, self.address)
-        return Listing(commit, tuple(self._entry(sibling) for sibling in info.siblings or ()))
+        siblings = info.siblings or ()
+        small = {one.rfilename: one.blob_id for one in siblings if one.blob_id and not one.lfs}
+        return Listing(commit, tuple(self._entry(one) for one in siblings), small)
 
     def _entry(self, sibling: RepoSibling) -> FileEntry:
         path = check_path(sibling.rfilename, self.address)
@@ -147,21 +151,33 @@ class Hub:
         if isinstance(error, OfflineModeIsEnabled):
             return self.not_cached(repo, revision)
         if isinstance(error, GatedRepoError):
-            return GatedRepo(f"{repo} is gated on {self.address}: {self._way_in(repo, kind)}.")
+            return self.refusal(403, "GatedRepo", repo, revision, kind)
         if isinstance(error, RepositoryNotFoundError):
+            return self.refusal(404, "RepoNotFound", repo, revision, kind)
+        if isinstance(error, RevisionNotFoundError):
+            return self.refusal(404, "RevisionNotFound", repo, revision, kind)
+        if isinstance(error, EntryNotFoundError | FileMetadataError):
+            return self.refusal(404, "EntryNotFound", repo, revision, kind)
+        return self._unavailable(error)
+
+    def refusal(self, status: int, code: str | None, repo: str, revision: str, kind: Kind = "model") -> TunesmithError:
+        """The sentence for an answer with this status and, where the hub says it, this `X-Error-Code`."""
+        if code == "GatedRepo":
+            return GatedRepo(f"{repo} is gated on {self.address}: {self._way_in(repo, kind)}.")
+        if code == "RepoNotFound" or (code is None and status in (401, 403)):
             return RepoNotFound(
                 f"There is no {kind} repo {repo} on {self.address}: check the spelling, "
                 "or set HF_TOKEN when it is a private one."
             )
-        if isinstance(error, RevisionNotFoundError):
+        if code == "RevisionNotFound":
             return RepoNotFound(
                 f"{repo} on {self.address} has no revision {revision}: check the spelling, or use main."
             )
-        if isinstance(error, EntryNotFoundError | FileMetadataError):
+        if status in (404, 410):
             return ModelError(
                 f"{self.address} lists files of {repo} that it does not serve: use another hub in model.hub."
             )
-        return self._unavailable(error)
+        return ModelError(f"{self.address} refuses (status {status}): check model.hub, HF_ENDPOINT and HF_TOKEN.")
 
     def _unavailable(self, error: Exception) -> TunesmithError:
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
