@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import httpx2
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
     FileMetadataError,
@@ -77,13 +77,6 @@ class Hub:
             listing = self._pinned(self._ask(repo, revision, kind))
         _note_revision(repo, revision, listing.commit, kind)
         return listing
-
-    def fetch(self, repo: str, commit: str, path: str, kind: Kind = "model") -> Path:
-        """One file's place in the Hugging Face cache, downloaded when it is not there."""
-        with self.explained(repo, commit, kind):
-            return Path(
-                hf_hub_download(repo, path, repo_type=kind, revision=commit, endpoint=self.address, token=self.token)
-            )
 
     def not_cached(self, repo: str, revision: str) -> ModelError:
         """What to say when an offline run needs more than the cache has."""

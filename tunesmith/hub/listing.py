@@ -9,7 +9,9 @@ from typing import Any
 from tunesmith.artifacts import FileEntry, ModelSource
 from tunesmith.errors import ModelError, NoChatTemplate
 from tunesmith.hub.choose import choose
-from tunesmith.hub.client import Hub
+from tunesmith.hub.transfer.engine import bring
+from tunesmith.hub.transfer.sources.huggingface import HuggingFace
+from tunesmith.hub.transfer.supply import Asked, Supply
 from tunesmith.specs.model import ModelSpec
 from tunesmith.store import sha256
 
@@ -26,17 +28,19 @@ def resolve_model(spec: ModelSpec, folder: Path) -> ModelSource:
     if spec.path is not None:
         return _from_folder(folder / Path(spec.path).expanduser())
     assert spec.repo is not None
-    return _from_hub(Hub(spec.hub), spec.repo, spec.revision)
+    return _from_hub(HuggingFace(spec.hub), spec.repo, spec.revision)
 
 
-def _from_hub(hub: Hub, repo: str, revision: str) -> ModelSource:
-    listing = hub.list(repo, revision)
+def _from_hub(source: HuggingFace, repo: str, revision: str) -> ModelSource:
+    supply = Supply([source], Asked(repo, revision, "model"))
+    hub, listing = source.hub, supply.listed
     where = f"{repo} on {hub.address}"
     try:
         files = choose(listing.files, where)
     except ModelError as error:
         raise (hub.not_cached(repo, revision) if hub.offline else error) from error
-    config = _describe(files, lambda path: hub.fetch(repo, listing.commit, path), where)
+    entries = {entry.path: entry for entry in files}
+    config = _describe(files, lambda path: bring(supply, [entries[path]]).path / path, where)
     return ModelSource(repo=repo, commit=listing.commit, files=files, endpoint=hub.address, config=config)
 
 

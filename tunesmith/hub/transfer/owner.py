@@ -12,6 +12,7 @@ import secrets
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,17 +120,15 @@ class Owner:
         except FileNotFoundError:
             return
         if (_read(aside) or {}).get("token") != (dead or {}).get("token"):
-            try:
+            with suppress(OSError):
                 os.link(aside, self.path)
-            except OSError:
-                pass
         aside.unlink(missing_ok=True)
 
 
 def host_id() -> str:
     """This host as far as process numbers mean the same: name, boot, and the container's own numbering."""
     try:
-        numbering = os.readlink("/proc/self/ns/pid")
+        numbering = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         numbering = ""
     return f"{socket.gethostname()[:60]} {boot_tag().hex()} {numbering}"

@@ -74,10 +74,6 @@ def too_slow(claims: Iterable[Claim], now: float, patience: Patience) -> list[Cl
     rates = {claim: (claim.at - claim.mark[1]) / (now - claim.mark[0]) for claim in ripe}
     for claim in ripe:
         claim.mark = (now, claim.at)
-    return [claim for claim, rate in rates.items() if _is_slow(rate, [r for c, r in rates.items() if c is not claim], patience)]
-
-
-def _is_slow(rate: float, siblings: list[float], patience: Patience) -> bool:
-    if rate < patience.floor_bytes_s:
-        return True
-    return len(siblings) >= 2 and rate < patience.slow_share * median(siblings)
+    usual = median(rates.values()) if len(rates) > 2 else 0.0
+    least = max(patience.floor_bytes_s, patience.slow_share * usual)
+    return [claim for claim, rate in rates.items() if rate < least]

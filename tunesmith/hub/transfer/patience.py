@@ -33,7 +33,7 @@ class Patience:
 
     def backoff(self, failures: int) -> float:
         """Seconds before the next try after so many failures in a row, jittered by half."""
-        longest = min(self.backoff_s * 2 ** max(failures - 1, 0), self.longest_backoff_s)
+        longest = min(self.backoff_s * 2.0 ** max(failures - 1, 0), self.longest_backoff_s)
         return longest * random.uniform(0.5, 1.0)
 
     def wait(self, retry_after: str | None) -> float:

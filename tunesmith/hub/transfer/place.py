@@ -1,9 +1,9 @@
 """Where finished files go: an ordinary Hugging Face cache, which every other program of that world reads.
 
-    <cache>/models--<owner>--<name>/blobs/<sha256 or git id>         the bytes
-                                    blobs/<…>.part, .part.journal    what is still arriving, and .part.owner
-                                    snapshots/<commit>/<path>        a relative link to a blob
-                                    refs/<revision>                  the commit it stood for
+<cache>/models--<owner>--<name>/blobs/<sha256 or git id>         the bytes
+                                blobs/<…>.part, .part.journal    what is still arriving, and .part.owner
+                                snapshots/<commit>/<path>        a relative link to a blob
+                                refs/<revision>                  the commit it stood for
 """
 
 import errno
@@ -13,7 +13,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tunesmith.artifacts import FileEntry
@@ -104,14 +104,16 @@ class Shelf:
         place.unlink(missing_ok=True)
 
     def note_revision(self, revision: str) -> None:
-        """Remembers which commit a branch stood for, for an offline run."""
+        """Remembers which commit a branch stood for, for an offline run; a cache that is read-only serves without."""
         if revision == self.snapshot.name or fault_of_path(revision):
             return
         ref = self.folder / "refs" / revision
-        ref.parent.mkdir(parents=True, exist_ok=True)
         beside = ref.with_name(f".{secrets.token_hex(8)}")
-        beside.write_text(self.snapshot.name)
-        beside.replace(ref)
+        with suppress(OSError):
+            if not ref.exists() or ref.read_text() != self.snapshot.name:
+                ref.parent.mkdir(parents=True, exist_ok=True)
+                beside.write_text(self.snapshot.name)
+                beside.replace(ref)
 
     def tidy(self) -> None:
         """Removes what finished and abandoned downloads left behind, and never fails for it."""

@@ -6,8 +6,9 @@ from typing import Protocol
 
 from tunesmith.hub.transfer.spans import Span, Spans
 
-_LEAST_BYTES = 2 << 20
-"""No range is split into parts smaller than half of it."""
+_LEAST_BYTES = 1 << 20
+_LEAST_SECONDS = 2.0
+"""A range is split when it has at least so much to go: what its server has sent already is lost with the far half."""
 _SEGMENT_BYTES = (8 << 20, 64 << 20)
 
 
@@ -34,7 +35,14 @@ class Claim:
 
     @property
     def left(self) -> int:
+        """Bytes to go."""
         return self.end - self.at
+
+    def is_long(self, now: float) -> bool:
+        """Whether it will take a while yet, as far as it can be told after a second."""
+        age = now - self.began
+        rate = (self.at - self.start) / max(age, 1e-6)
+        return not self.alone and self.left > _LEAST_BYTES and age > 1.0 and self.left > rate * _LEAST_SECONDS
 
     def drop(self) -> None:
         """Ends its connection; what it has not brought will be claimed anew."""
@@ -77,10 +85,11 @@ class Ranges:
         return max(least, min(most, left // (3 * connections)))
 
     def _split(self) -> Claim | None:
-        open_ones = [claim for claim in self.claims if not claim.alone and claim.left > _LEAST_BYTES]
-        if not open_ones:
+        now = time.monotonic()
+        long_ones = [claim for claim in self.claims if claim.is_long(now)]
+        if not long_ones:
             return None
-        longest = max(open_ones, key=lambda claim: claim.left)
+        longest = max(long_ones, key=lambda claim: claim.left)
         middle = longest.at + longest.left // 2
         taken, longest.end = Claim(middle, longest.end), middle
         return self._add(taken)

@@ -1,4 +1,4 @@
-"""Where a repo's files come from: a hub, a mirror of one, or a folder; each says what there is and where the bytes are."""
+"""Where a repo's files come from: a hub, a mirror of one, or a folder; each says what there is, and where."""
 
 from collections.abc import Mapping
 from pathlib import Path

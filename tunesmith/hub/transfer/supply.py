@@ -38,8 +38,8 @@ class Asked(NamedTuple):
 class Supply:
     """Sources in order of preference; thread-safe."""
 
-    def __init__(self, sources: Sequence[Source], asked: Asked, patience: Patience) -> None:
-        self.sources, self.asked, self._patience = tuple(sources), asked, patience
+    def __init__(self, sources: Sequence[Source], asked: Asked, patience: Patience | None = None) -> None:
+        self.sources, self.asked, self._patience = tuple(sources), asked, patience or Patience()
         self._listed: dict[int, Listed] = {}
         self._refused: dict[int, TunesmithError] = {}
         self._lock = threading.Lock()
@@ -116,10 +116,11 @@ class Supply:
     def _same(self, listed: Listed, entry: FileEntry, held: bool) -> FileEntry:
         if listed is self.listed:
             return entry
+        known = held or listed.commit == self.listed.commit
         for other in listed.files:
-            if other.path == entry.path or (entry.sha256 and other.sha256 == entry.sha256):
-                if _may_be_same(entry, other, held or listed.commit == self.listed.commit):
-                    return other
+            named = other.path == entry.path or (entry.sha256 and other.sha256 == entry.sha256)
+            if named and _may_be_same(entry, other, known):
+                return other
         raise Refused(f"has no {entry.path} with the same content")
 
 
