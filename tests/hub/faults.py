@@ -164,7 +164,7 @@ class FaultyHub:
     def _info(self, asked: Asked, repo: Repo, files: dict[str, Content]) -> Answer:
         commit = repo.commit if asked.revision == "main" else asked.revision
         gated = "manual" if repo.token and not repo.private else False
-        facts = {"id": asked.repo, "sha": repo.named_commit or commit, "private": repo.private, "gated": gated}
+        facts = {"id": asked.repo, "sha": commit, "private": repo.private, "gated": gated}
         return said(facts | {"tags": [], "siblings": repo.siblings(files)}).saying(X_Repo_Commit=commit)
 
     def _resolve(self, asked: Asked, content: Content, repo: Repo) -> Answer:

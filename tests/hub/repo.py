@@ -25,8 +25,6 @@ class Repo:
         """Whether the repo denies that it exists to those who have no token."""
         self.claim: Callable[[list[Row]], list[Row]] = lambda rows: rows
         """The last word on the listing: hostile and broken hubs are made with it."""
-        self.named_commit: Any = None
-        """A commit to claim instead of the true one."""
 
     def push(self, files: dict[str, Content], forget: bool = False) -> None:
         """A new commit on main; `forget` makes the older ones unknown, as a force-push and a clean-up do."""
