@@ -1,7 +1,6 @@
 """One hub, asked through huggingface_hub: listings pinned to a commit, single small files, and its errors as ours."""
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,9 +73,7 @@ class Hub:
         if self.offline:
             return self._list_cached(repo, revision, kind)
         with self.explained(repo, revision, kind):
-            listing = self._pinned(self._ask(repo, revision, kind))
-        _note_revision(repo, revision, listing.commit, kind)
-        return listing
+            return self._pinned(self._ask(repo, revision, kind))
 
     def not_cached(self, repo: str, revision: str) -> ModelError:
         """What to say when an offline run needs more than the cache has."""
@@ -207,18 +204,3 @@ def _cached_entry(folder: Path, path: Path) -> FileEntry:
     blob = path.resolve().name
     digest = blob if len(blob) == 64 else None
     return FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest)
-
-
-def _note_revision(repo: str, revision: str, commit: str, kind: Kind) -> None:
-    """Remembers in the cache which commit a branch stood for, as huggingface_hub does, for a later offline run."""
-    if revision == commit:
-        return
-    ref = repo_cache(repo, kind) / "refs" / revision
-    try:
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=ref.parent, delete=False) as file:
-            file.write(commit)
-        Path(file.name).replace(ref)
-    except OSError:
-        # A read-only cache serves an online run just as well.
-        return

@@ -57,6 +57,8 @@ def bring(
     """The same for files that are chosen already."""
     began, patience, report = time.monotonic(), patience or Patience(), report or Silent()
     asked, commit = supply.asked, supply.listed.commit
+    for error in supply.refused.values():
+        report.note(f"{error.message} Going on with the next source.")
     shelf = Shelf(cache or _default_cache(), asked.repo, asked.kind, commit, supply.sources[0].name)
     with explained(shelf.cache):
         missing = _missing(shelf, entries)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from tunesmith.artifacts import FileEntry
-from tunesmith.errors import GatedRepo, HubUnavailable, ModelError, RepoNotFound, TunesmithError
+from tunesmith.errors import HubUnavailable, ModelError, TunesmithError
 from tunesmith.hub.names import check_commit, check_path, check_sha256
 from tunesmith.hub.transfer.faults import Explained, Refused
 from tunesmith.hub.transfer.patience import Patience
@@ -41,14 +41,15 @@ class Supply:
     def __init__(self, sources: Sequence[Source], asked: Asked, patience: Patience | None = None) -> None:
         self.sources, self.asked, self._patience = tuple(sources), asked, patience or Patience()
         self._listed: dict[int, Listed] = {}
-        self._refused: dict[int, TunesmithError] = {}
+        self.refused: dict[int, TunesmithError] = {}
+        """Why a source was passed over altogether, by number."""
         self._lock = threading.Lock()
         self.listed = self._first()
         """Of the first source that answers."""
 
     def usable(self) -> list[int]:
         """Numbers of the sources that have not failed altogether."""
-        return [number for number in range(len(self.sources)) if number not in self._refused]
+        return [number for number in range(len(self.sources)) if number not in self.refused]
 
     def git_id(self, entry: FileEntry) -> str | None:
         """What the source that listed a file without sha256 says git calls it; None when it does not say."""
@@ -87,9 +88,9 @@ class Supply:
         for number in range(len(self.sources)):
             try:
                 return self._of(number)
-            except (HubUnavailable, RepoNotFound, GatedRepo) as error:
-                self._refused[number] = error
-        raise next(iter(self._refused.values()))
+            except TunesmithError as error:
+                self.refused[number] = error
+        raise next(iter(self.refused.values()))
 
     def _of(self, number: int) -> Listed:
         with self._lock:
