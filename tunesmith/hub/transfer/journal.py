@@ -39,10 +39,8 @@ class Journal:
 
     def __init__(self, path: Path, size: int, identity: str) -> None:
         """`size` in bytes; `identity` names the content, such as `sha256:…`."""
-        key = hashlib.sha256(identity.encode()).digest()
-        body = _HEADER.pack(_MAGIC, size, key, 0)[:-4]
-        self._seed = zlib.crc32(body)
-        self._header = body + struct.pack("<I", self._seed)
+        self._header = _header(size, identity)
+        self._seed = zlib.crc32(self._header[:-4])
         self._size, self._boot = size, boot_tag()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._end = 0
@@ -54,6 +52,7 @@ class Journal:
         if good == 0:
             self.clear()
         self._end = max(good, _HEADER.size)
+        os.ftruncate(self._fd, self._end)
         return spans.clipped(self._size)
 
     def append(self, kind: int, spans: Spans, sync: bool = False) -> None:
@@ -93,6 +92,15 @@ def vouched(content: bytes, header: bytes, boot: bytes) -> tuple[Spans, int]:
             spans.add(start, end)
         at += _RECORD.size
     return spans, at
+
+
+def peek(part: Path, size: int, identity: str) -> int:
+    """Bytes that are there of a file that another process writes; 0 when it cannot be told."""
+    try:
+        content = journal_of(part).read_bytes()
+    except OSError:
+        return 0
+    return vouched(content, _header(size, identity), boot_tag())[0].clipped(size).total
 
 
 class Partial:
@@ -216,6 +224,11 @@ class Partial:
 def journal_of(part: Path) -> Path:
     """The journal of a partial file."""
     return part.with_name(part.name + ".journal")
+
+
+def _header(size: int, identity: str) -> bytes:
+    body = _HEADER.pack(_MAGIC, size, hashlib.sha256(identity.encode()).digest(), 0)[:-4]
+    return body + struct.pack("<I", zlib.crc32(body))
 
 
 def _read_all(fd: int) -> bytes:

@@ -8,7 +8,7 @@ from threading import current_thread
 
 from tunesmith.errors import TunesmithError
 from tunesmith.hub.transfer.faults import Broke, Dropped
-from tunesmith.hub.transfer.journal import Partial
+from tunesmith.hub.transfer.journal import Partial, peek
 from tunesmith.hub.transfer.owner import Owner
 from tunesmith.hub.transfer.ranges import Claim, Ranges
 from tunesmith.hub.transfer.task import Means, Task, Want
@@ -28,7 +28,9 @@ class Large(Task):
         self._opening: Claim | None = None
         self._partial: Partial | None = None
         self._keeper: Keeper | None = None
-        self._there = 0
+        self._there = self._elsewhere = 0
+        sha256 = want.entry.sha256
+        self._identity = f"sha256:{sha256}" if sha256 else f"at:{key}"
 
     @property
     def opened(self) -> bool:
@@ -39,7 +41,7 @@ class Large(Task):
         partial = self._partial
         if self.finished:
             return self.want.size
-        return partial.received if partial else 0
+        return partial.received if partial else self._elsewhere
 
     @property
     def claims(self) -> list[Claim]:
@@ -111,10 +113,10 @@ class Large(Task):
             self.reused = self.want.size
             return self._place(self.want.entry.sha256)
         if not ours:
+            self._elsewhere = peek(shelf.part(self._key), self.want.size, self._identity)
             self.not_before = time.monotonic() + _WAIT_SECONDS
             return None
-        identity = f"sha256:{self.want.entry.sha256}" if self.want.entry.sha256 else f"at:{self._key}"
-        partial = Partial(shelf.part(self._key), self.want.size, identity)
+        partial = Partial(shelf.part(self._key), self.want.size, self._identity)
         with self.means.lock:
             self.reused = self._there = partial.found
             self._partial = partial

@@ -72,14 +72,15 @@ class Owner:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         except FileExistsError:
             return False
+        self._ended = threading.Event()
         self._write()
         if not self._beat():
             return False
-        threading.Thread(target=self._live, name="owner", daemon=True).start()
+        threading.Thread(target=self._live, args=(self._ended,), name="owner", daemon=True).start()
         return True
 
-    def _live(self) -> None:
-        while not self._ended.wait(self._patience.beat_s):
+    def _live(self, ended: threading.Event) -> None:
+        while not ended.wait(self._patience.beat_s):
             try:
                 if not self._beat():
                     return

@@ -173,7 +173,7 @@ def _judge_etag(ask: Ask, headers: Mapping[str, str]) -> None:
 
 def _headers(address: httpx2.URL, ask: Ask) -> dict[str, str]:
     headers = {"Accept-Encoding": "identity", "User-Agent": "tunesmith"}
-    if _origin(address) == _origin(httpx2.URL(ask.remote.url)):
+    if str(address) == ask.remote.url or _origin(address) == _origin(httpx2.URL(ask.remote.url)):
         headers |= ask.remote.headers
     if ask.end is not None:
         headers["Range"] = f"bytes={ask.start}-{ask.end - 1}"

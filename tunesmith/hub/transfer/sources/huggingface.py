@@ -1,6 +1,7 @@
 """A Hugging Face hub, or a mirror of one, as a source."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from urllib.parse import quote
 
 from huggingface_hub.utils._headers import build_hf_headers
@@ -33,11 +34,12 @@ class HuggingFace:
             raise self.hub.not_cached(repo, commit)
         folder = "datasets/" if kind == "dataset" else ""
         url = f"{self.hub.address}/{folder}{repo}/resolve/{commit}/{quote(entry.path)}"
-        return Remote(url, self._headers(), entry.sha256 or self._git_ids.get(entry.path))
+        return Remote(url, self._headers, entry.sha256 or self._git_ids.get(entry.path))
 
     def refusal(self, status: int, code: str | None, repo: str, commit: str, kind: Kind) -> TunesmithError:
         """The sentence for a file that the hub refused."""
         return self.hub.refusal(status, code, repo, commit, kind)
 
+    @cached_property
     def _headers(self) -> Mapping[str, str]:
         return build_hf_headers(token=self.hub.token, library_name="tunesmith")
