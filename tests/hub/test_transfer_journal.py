@@ -110,7 +110,7 @@ def test_bytes_of_an_earlier_generation_are_not_written(tmp_path: Path) -> None:
     partial.write(0, b"wrong")
     partial.clear()
     assert not partial.write(5, b"wrong too", generation=0) and partial.received == 0
-    assert partial.write(0, b"right", generation=1) and partial.read(0, 5) == b"right"
+    assert partial.write(0, b"right", generation=1) and (tmp_path / "x.part").read_bytes()[:5] == b"right"
     partial.close()
     assert Partial(tmp_path / "x.part", SIZE, IDENTITY).found == 5
 

@@ -155,11 +155,6 @@ class Partial:
                 self._note()
             return True
 
-    def read(self, offset: int, count: int) -> bytes:
-        """Some bytes that are there; none once the file is closed."""
-        with self._lock:
-            return b"" if self.closed else os.pread(self._fd, count, offset)
-
     def seal(self) -> None:
         """Flushes what has arrived to the disk, then vouches for it."""
         with self._sealing:

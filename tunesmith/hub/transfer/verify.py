@@ -5,20 +5,22 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from io import FileIO
 from typing import NamedTuple, Protocol
 
 from tunesmith.hub.transfer.journal import Partial
 
 _GIT_ID = re.compile(r"[0-9a-f]{40}")
-_BLOCK = 1 << 20
-_TURN_BLOCKS = 16
+_BLOCK = 4 << 20
+"""Large, since each is waited for twice while the other threads are busy."""
+_TURN_BLOCKS = 4
 _WINDOW_BYTES = 8 << 20
 _WINDOW_SECONDS = 2.0
 _LOOK_SECONDS = 0.1
 
 
 class Hasher(Protocol):
-    def update(self, data: bytes, /) -> None: ...
+    def update(self, data: bytes | memoryview, /) -> None: ...
 
     def hexdigest(self) -> str: ...
 
@@ -63,6 +65,7 @@ class Keeper(threading.Thread):
         self._partial, self._hasher = partial, hasher
         self._done, self._failed = done, failed
         self._stopped = threading.Event()
+        self._block = memoryview(bytearray(min(_BLOCK, partial.size)))
         self._hashed, self._sealed_at = 0, time.monotonic()
 
     def stop(self) -> None:
@@ -71,14 +74,20 @@ class Keeper(threading.Thread):
 
     def run(self) -> None:
         try:
-            while not self._stopped.is_set():
-                self._seal()
-                if not self._hash() and self._hashed < self._partial.size:
-                    self._stopped.wait(_LOOK_SECONDS)
-                if self._hashed == self._partial.size:
-                    return self._done(self._hasher.hexdigest())
+            # A descriptor of its own: the writers close theirs whenever they like.
+            with self._partial.path.open("rb", buffering=0) as file:
+                self._follow(file)
         except Exception as error:
-            self._failed(error)
+            if not self._stopped.is_set():
+                self._failed(error)
+
+    def _follow(self, file: FileIO) -> None:
+        while not self._stopped.is_set():
+            self._seal()
+            if not self._hash(file) and self._hashed < self._partial.size:
+                self._stopped.wait(_LOOK_SECONDS)
+            if self._hashed == self._partial.size:
+                return self._done(self._hasher.hexdigest())
         return None
 
     def _seal(self) -> None:
@@ -87,13 +96,13 @@ class Keeper(threading.Thread):
             self._partial.seal()
             self._sealed_at = time.monotonic()
 
-    def _hash(self) -> bool:
+    def _hash(self, file: FileIO) -> bool:
         """A few MiB of what is there; whether there was any."""
         began, prefix = self._hashed, self._partial.prefix
         for _ in range(_TURN_BLOCKS):
-            block = self._partial.read(self._hashed, min(_BLOCK, prefix - self._hashed))
-            if not block:
+            count = file.readinto(self._block[: prefix - self._hashed])
+            if not count:
                 break
-            self._hasher.update(block)
-            self._hashed += len(block)
+            self._hasher.update(self._block[:count])
+            self._hashed += count
         return self._hashed > began
