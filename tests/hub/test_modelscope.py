@@ -1,24 +1,21 @@
 """ModelScope as a source, asked through its own API; the loopback hub answers for it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
-from starlette.routing import Route
+from starlette.responses import JSONResponse, RedirectResponse
 
+from tests.hub.modelscope_site import COMMIT, answering, listing, refusal
 from tests.loopback import loopback_hub, write_model
-from tunesmith.errors import GatedRepo, HubUnavailable, ModelError, RepoNotFound
+from tunesmith.errors import GatedRepo, ModelError, RepoNotFound
 from tunesmith.hub.transfer.sources import asking, modelscope
 from tunesmith.hub.transfer.sources.modelscope import ModelScope
 from tunesmith.store import sha256
 
 FILES = ["config.json", "model.safetensors", "sub/deep/note.txt", "tokenizer.json", "tokenizer_config.json"]
-COMMIT, OLDER = "a" * 40, "b" * 40
 
 
 @pytest.fixture(autouse=True)
@@ -40,14 +37,6 @@ def repo(tmp_path: Path) -> Path:
 def site(repo: Path) -> Iterator[str]:
     with loopback_hub(repo.parent.parent) as address:
         yield address
-
-
-def refusal(kind: type[Exception], ask: Callable[[], Any]) -> str:
-    with pytest.raises(kind) as caught:
-        ask()
-    message = str(caught.value)
-    assert type(caught.value) is kind and "\n" not in message
-    return message
 
 
 def test_every_file_is_listed_with_its_size_and_sha256(site: str, repo: Path) -> None:
@@ -135,7 +124,7 @@ def test_the_token_goes_to_nobody_else(site: str, repo: Path, monkeypatch: pytes
     monkeypatch.setenv("MODELSCOPE_API_TOKEN", "open-sesame")
     source = ModelScope(site)
     assert refusal(GatedRepo, lambda: source.listing("acme/tiny", "master"))
-    assert not source.locate("acme/tiny", COMMIT, _entry()).headers
+    assert not source.locate("acme/tiny", COMMIT, modelscope.FileEntry(path="a", size=1)).headers
     shown: list[str] = []
 
     def elsewhere(request: Request) -> JSONResponse:
@@ -149,116 +138,3 @@ def test_the_token_goes_to_nobody_else(site: str, repo: Path, monkeypatch: pytes
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", site)
         assert ModelScope().listing("acme/tiny", COMMIT).commit == COMMIT
     assert not shown
-
-
-def _entry() -> Any:
-    return modelscope.FileEntry(path="a", size=1)
-
-
-def listing(*rows: dict[str, Any], head: Any = COMMIT) -> dict[str, Any]:
-    data = {"Files": list(rows), "LatestCommitter": {"Id": head}}
-    return {"Code": 200, "Success": True, "Data": data}
-
-
-def row(path: Any = "config.json", **changes: Any) -> dict[str, Any]:
-    return {"Path": path, "Type": "blob", "Size": 2, "Sha256": "c" * 64, "Revision": COMMIT} | changes
-
-
-def answering(answer: Callable[[Request], Any]) -> Any:
-    """A site that says the same to every request."""
-    return loopback_hub(Path(__file__).parent, lambda _: Starlette(routes=[Route("/{path:path}", answer)]))
-
-
-@pytest.mark.parametrize(
-    ("said", "message"),
-    [
-        (listing(row("../../x")), "a file whose name has an empty part, . or .. in it"),
-        (listing(row("/etc/passwd")), "a file whose name is absolute"),
-        (listing(row("a\0b")), "a file whose name holds a backslash or a control character"),
-        (listing(row(None, Path=".")), "a file whose name has an empty part, . or .. in it"),
-        (listing(row(), row()), "lists a file of acme/tiny twice"),
-        (listing(row(Size=-1)), "lists no size for config.json"),
-        (listing(row(Size=True)), "lists no size for config.json"),
-        (listing(row(Sha256="../up")), "lists '../up' as the sha256 of config.json"),
-        (listing(row(Sha256=7)), "lists '7' as the sha256 of config.json"),
-        (listing(row(), head="../../../etc"), "gave '../../../etc' for a commit, not 40 hex digits"),
-        (listing(head=None), "gave None for a commit"),
-        ({"Code": 10010, "Success": False, "Message": "x", "Data": None}, "does not answer like ModelScope"),
-        ([1], "does not answer like ModelScope"),
-    ],
-)  # fmt: skip
-def test_what_it_says_is_checked(said: Any, message: str) -> None:
-    with answering(lambda _: JSONResponse(said)) as site:
-        assert message in refusal(ModelError, lambda: ModelScope(site).listing("acme/tiny", "master"))
-
-
-def test_a_branch_without_a_commit_is_pinned_by_its_newest_file() -> None:
-    files = [row("a", CommittedDate=5, Revision=OLDER), row("b", CommittedDate=9), row("sub", Type="tree", Size=0)]
-    with answering(lambda _: JSONResponse(listing(*files, head=""))) as site:
-        listed = ModelScope(site).listing("acme/tiny", "master")
-    assert listed.commit == COMMIT and [entry.path for entry in listed.files] == ["a", "b"]
-
-
-def test_unless_that_commit_has_other_files() -> None:
-    def answer(request: Request) -> JSONResponse:
-        more = [row("deleted since")] if request.query_params["Revision"] == COMMIT else []
-        return JSONResponse(listing(row(), *more, head=""))
-
-    with answering(answer) as site:
-        message = refusal(ModelError, lambda: ModelScope(site).listing("acme/tiny", "master"))
-    assert message.endswith("names no commit for master of acme/tiny: give a commit as the revision.")
-
-
-def test_a_branch_that_moves_while_it_is_listed_stays_at_its_commit() -> None:
-    heads = iter([COMMIT, OLDER])
-
-    def answer(request: Request) -> JSONResponse:
-        path = "pinned" if request.query_params["Revision"] == COMMIT else "moving"
-        return JSONResponse(listing(row(path), head=next(heads)))
-
-    with answering(answer) as site:
-        listed = ModelScope(site).listing("acme/tiny", "master")
-    assert (listed.commit, [entry.path for entry in listed.files]) == (COMMIT, ["pinned"])
-
-
-@pytest.mark.parametrize("status", [429, 500, 502, 503])
-def test_a_burst_of_errors_is_waited_out(status: int) -> None:
-    asked = iter(range(100))
-
-    def answer(_: Request) -> Any:
-        return JSONResponse(listing(row())) if next(asked) >= 4 else PlainTextResponse("no", status)
-
-    with answering(answer) as site:
-        assert ModelScope(site).listing("acme/tiny", "master").commit == COMMIT
-
-
-@pytest.mark.parametrize(
-    ("answer", "why"),
-    [
-        (lambda _: PlainTextResponse("no", 503), "status 503"),
-        (lambda _: PlainTextResponse("<html>"), "not JSON"),
-        (lambda request: RedirectResponse(str(request.url)), "redirects without end"),
-    ],
-)
-def test_an_error_that_stays(answer: Any, why: str) -> None:
-    with answering(answer) as site:
-        assert refusal(HubUnavailable, lambda: ModelScope(site).listing("acme/tiny", "master")) == (
-            f"ModelScope at {site} did not answer or broke off ({why}): "
-            "check the network and MODELSCOPE_ENDPOINT, then run the same command again."
-        )
-
-
-def test_other_refusals_and_silence() -> None:
-    with answering(lambda _: PlainTextResponse("no", 418)) as site:
-        assert "refuses (status 418)" in refusal(ModelError, lambda: ModelScope(site).listing("acme/tiny", "master"))
-    assert "(ConnectError)" in refusal(
-        HubUnavailable, lambda: ModelScope("http://127.0.0.1:9").listing("acme/tiny", "master")
-    )
-
-
-def test_a_listing_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "_MOST_BYTES", 1000)
-    with answering(lambda _: JSONResponse(listing(*[row(f"{n}") for n in range(100)]))) as site:
-        assert "(a listing without end)" in refusal(
-            HubUnavailable, lambda: ModelScope(site).listing("acme/tiny", "master")
-        )

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-_TRIES = 5
+_TRIES = 3
 _LONGEST_PAUSE_SECONDS = 30.0
 _MOST_BYTES = 256 << 20
 """No listing is longer."""
