@@ -150,6 +150,18 @@ def verify(model: ModelArg, cache: CacheOption = None, as_json: JsonOption = Fal
 
 
 @app.command()
+def backup(
+    recipe: RecipeArg, settings: SetOption = [], store: StoreOption = None, as_json: JsonOption = False  # noqa: B006
+) -> None:  # fmt: skip
+    """Push a recipe's finished results, and its newest checkpoint, to the repo in backup.to; what is there stays."""
+    from tunesmith import show
+    from tunesmith.backup import command
+
+    facts = command.backup(_load(recipe, settings), _store(store))
+    show.json_line(facts) if as_json else command.tell(facts)
+
+
+@app.command()
 def hub(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Holds owner/name folders.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
