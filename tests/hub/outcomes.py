@@ -16,15 +16,23 @@ Made by the tests themselves:
 """
 
 
+_OF_THIS_RUN = (
+    (r"http://(127\.0\.0\.1|localhost):\d+", "HUB"),
+    (r"\b[0-9a-f]{40}\b", "COMMIT"),
+    (r"(?<![\w/:.'])/(?:[\w.+-]+/)+[\w.+-]*\w", "FOLDER"),
+    (r"[\d.,]+ GiB are free", "N GiB are free"),
+)
+"""What differs from run to run, and what stands for it."""
+
+
 class Outcomes:
     def __init__(self) -> None:
         self._rows: dict[str, dict[str, str]] = defaultdict(dict)
 
     def note(self, section: str, fault: str, outcome: str) -> None:
         """A row; addresses and folders of this run are taken out of the outcome."""
-        outcome = re.sub(r"http://(127\.0\.0\.1|localhost):\d+", "https://hub", outcome)
-        outcome = re.sub(r"\b[0-9a-f]{40}\b", "COMMIT", outcome)
-        outcome = re.sub(r"/[^\s:;,]*(cache|hub|full|closed)[^\s:;,]*", "FOLDER", outcome)
+        for pattern, word in _OF_THIS_RUN:
+            outcome = re.sub(pattern, word, outcome)
         self._rows[section][fault] = outcome
 
     def write(self, place: Path) -> None:

@@ -33,7 +33,7 @@ def serve(folder: Path, host: str, port: int) -> None:
     listener = listen(host, port)
     threading.Thread(target=app.state.shelf.warm, daemon=True).start()
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    print(f"Serving {folder} read-only: clients set HF_ENDPOINT={address}", flush=True)
+    print(f"Serving {folder} read-only: clients set MODELSCOPE_ENDPOINT or HF_ENDPOINT={address}", flush=True)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     # Ctrl-C is how it is meant to end.
     with suppress(KeyboardInterrupt):
