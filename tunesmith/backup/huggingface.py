@@ -38,7 +38,9 @@ class HuggingFaceRepo:
 
     def prepare(self) -> None:
         with self._explained():
-            self._api.create_repo(self.repo, private=self.private, exist_ok=True)
+            # Asked first: a token may be allowed to write, and not to make repos.
+            if not self._api.repo_exists(self.repo):
+                self._api.create_repo(self.repo, private=self.private, exist_ok=True)
 
     def held(self) -> Mapping[str, str]:
         with self._explained():
