@@ -5,7 +5,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import IO
 
 from tunesmith.artifacts import Plan, Resolved
 from tunesmith.backup.parts import rooms_of
@@ -56,10 +55,10 @@ class Backup:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
             )
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
         self._process.stdin.write(to_line(request))
         self._process.stdin.flush()
-        threading.Thread(target=_pass_on, args=(self._process.stdout, say), daemon=True).start()
+        threading.Thread(target=_pass_on, args=(self._process, say), daemon=True).start()
 
 
 def to_line(request: Request) -> str:
@@ -67,6 +66,8 @@ def to_line(request: Request) -> str:
     return request.model_dump_json(exclude_unset=True) + "\n"
 
 
-def _pass_on(lines: IO[str], say: Say) -> None:
-    for line in lines:
+def _pass_on(process: "subprocess.Popen[str]", say: Say) -> None:
+    assert process.stdout
+    for line in process.stdout:
         say(line.rstrip("\n"))
+    process.wait()

@@ -45,7 +45,7 @@ def rooms_of(recipe: Recipe, resolved: Resolved, plan: Plan) -> dict[str, str]:
     """Where everything a run makes will be."""
     found = {
         "resolve": f"resolve-{resolved.fingerprint}",
-        "data": f"data-{resolved.data.fingerprint}",
+        "data": f"dataset-{resolved.data.fingerprint}",
         "estimate": f"estimate-{plan.fingerprint}",
     }
     return found | {name: job.room_name for name, job in lay_out(recipe, resolved, plan)}

@@ -11,7 +11,7 @@ from tunesmith.artifacts import Resolved
 from tunesmith.backup.card import write_card
 from tunesmith.backup.license import license_of
 from tunesmith.backup.parts import CHECKPOINT, Part, finished, newest_checkpoint, set_aside
-from tunesmith.backup.push import push
+from tunesmith.backup.push import CARD, push
 from tunesmith.backup.remote import Remote
 from tunesmith.backup.request import Request
 from tunesmith.errors import TunesmithError
@@ -85,7 +85,7 @@ class Watch:
             if pushed.part == CHECKPOINT:
                 self._checkpoint_at = time.monotonic()
                 shutil.rmtree(self._shelf, ignore_errors=True)
-            if pushed.files:
+            if pushed.files and pushed.part != CARD:
                 self.notes.note(f"On {self.remote.name}: {pushed.sentence}.")
         self._card = card
 
