@@ -1,4 +1,4 @@
-"""Which of a repo's files a pipeline needs: safetensors, configuration, tokenizer; never code or pickles."""
+"""Which of a repo's files a pipeline needs: safetensors, configuration, tokenizer; never pickles, code when told to."""
 
 import re
 from collections.abc import Iterable
@@ -9,6 +9,8 @@ from tunesmith.errors import ModelError, OnlyPickles
 
 WHOLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+CODE = "*.py"
+_GGUF = "*.gguf"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TOKENIZERS = (
     "tokenizer.json",
@@ -26,13 +28,14 @@ _SMALL = (
 )  # fmt: skip
 
 
-def choose(files: Iterable[FileEntry], where: str) -> tuple[FileEntry, ...]:
-    """The files to download, sorted by path.
+def choose(files: Iterable[FileEntry], where: str, code: bool = False) -> tuple[FileEntry, ...]:
+    """The files to download, sorted by path; `code`: the model's own Python too.
 
     Raises OnlyPickles, or ModelError when weights, configuration or tokenizer are missing; `where` names the repo.
     """
     by_path = {entry.path: entry for entry in files}
-    small = {path: entry for path, entry in by_path.items() if _matches(path, _SMALL)}
+    wanted = (*_SMALL, CODE) if code else _SMALL
+    small = {path: entry for path, entry in by_path.items() if _matches(path, wanted)}
     weights = _weights(by_path, where)
     if "config.json" not in small:
         raise ModelError(f"{where} has no config.json: name a repo that holds a whole transformers model.")
@@ -59,6 +62,11 @@ def _weights(by_path: dict[str, FileEntry], where: str) -> dict[str, FileEntry]:
 def _no_weights(by_path: dict[str, FileEntry], where: str) -> ModelError:
     if ADAPTER in by_path:
         return ModelError(f"{where} holds an adapter, not a model: name the base model it was trained on.")
+    if any(_matches(path, (_GGUF,)) for path in by_path):
+        return ModelError(
+            f"{where} holds its weights only as GGUF: make a folder of the file you want with "
+            "`.envs/train/bin/python -m tunesmith.stages.gguf MODEL.gguf DIR`, and name it in model.path."
+        )
     if any(_matches(path, _PICKLES) for path in by_path):
         return OnlyPickles(
             f"{where} holds its weights only as pickles, which can run code when loaded: "

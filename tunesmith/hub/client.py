@@ -29,6 +29,8 @@ from tunesmith.errors import GatedRepo, HubUnavailable, ModelError, RepoNotFound
 from tunesmith.hub.names import check_commit, check_path, check_sha256, fault_of_path
 
 Kind = Literal["model", "dataset"]
+_TIMEOUT_SECONDS = 20.0
+"""A listing that brings nothing for so long has stalled."""
 PUBLIC_HUB = "https://huggingface.co"
 
 
@@ -106,8 +108,8 @@ class Hub:
         api = HfApi(endpoint=self.address, token=self.token)
         try:
             if kind == "dataset":
-                return api.dataset_info(repo, revision=revision, files_metadata=True)
-            return api.model_info(repo, revision=revision, files_metadata=True)
+                return api.dataset_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
+            return api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
         except HFValidationError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -26,17 +26,19 @@ def resolve_model(spec: ModelSpec, folder: Path) -> ModelSource:
     Raises RepoNotFound, GatedRepo, OnlyPickles, NoChatTemplate, HubUnavailable, or ModelError, each saying what to do.
     """
     if spec.path is not None:
-        return _from_folder(folder / Path(spec.path).expanduser())
-    assert spec.repo is not None
-    return _from_hub(HuggingFace(spec.hub), spec.repo, spec.revision)
+        return _from_folder(folder / Path(spec.path).expanduser(), spec.trust_remote_code)
+    return _from_hub(HuggingFace(spec.hub), spec)
 
 
-def _from_hub(source: HuggingFace, repo: str, revision: str) -> ModelSource:
+def _from_hub(source: HuggingFace, spec: ModelSpec) -> ModelSource:
+    repo, revision = spec.repo or "", spec.revision
     supply = Supply([source], Asked(repo, revision, "model"))
     hub, listing = source.hub, supply.listed
     where = f"{repo} on {hub.address}"
+    if spec.trust_remote_code and listing.commit != revision:
+        raise ModelError(f"{where} is at {listing.commit}, not at {revision}: its code is not run.")
     try:
-        files = choose(listing.files, where)
+        files = choose(listing.files, where, spec.trust_remote_code)
     except ModelError as error:
         raise (hub.not_cached(repo, revision) if hub.offline else error) from error
     entries = {entry.path: entry for entry in files}
@@ -44,14 +46,14 @@ def _from_hub(source: HuggingFace, repo: str, revision: str) -> ModelSource:
     return ModelSource(repo=repo, commit=listing.commit, files=files, endpoint=hub.address, config=config)
 
 
-def _from_folder(folder: Path) -> ModelSource:
+def _from_folder(folder: Path, code: bool) -> ModelSource:
     """A folder's commit is the digest of what is used of it, so moving or renaming it changes no fingerprint."""
     folder = folder.resolve()
     if not folder.is_dir():
         raise ModelError(f"There is no folder {folder}: check model.path, which starts at the recipe's own folder.")
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     listed = [FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size) for path in paths]
-    chosen = choose(listed, str(folder))
+    chosen = choose(listed, str(folder), code)
     config = _describe(chosen, lambda path: folder / path, str(folder))
     files = tuple(entry.model_copy(update={"sha256": sha256(folder / entry.path)}) for entry in chosen)
     commit = hashlib.sha256(json.dumps([entry.identity() for entry in files]).encode()).hexdigest()[:40]
@@ -62,6 +64,8 @@ def _describe(files: tuple[FileEntry, ...], fetch: Callable[[str], Path], where:
     """The model's config.json, once it is clear that chat rows can be rendered."""
     sizes = {entry.path: entry.size for entry in files}
     config = _read_json("config.json", sizes, fetch, where)
+    if any(_matches_code(path) for path in sizes):
+        _check_code(config, where)
     if any(name in sizes for name in _TEMPLATES):
         return config
     has_settings = "tokenizer_config.json" in sizes

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from tunesmith.artifacts import FileEntry
 from tunesmith.errors import ModelError
@@ -64,7 +65,7 @@ def bring(
         missing = _missing(shelf, entries)
         check_free_disk(missing, shelf.cache, _there(shelf, missing))
         used: set[str] = set()
-        moved = _run(supply, shelf, missing, connections, report, patience, used) if missing else (0, 0)
+        moved = _run(supply, shelf, missing, connections, report, patience, used) if missing else _Moved(0, 0, 0)
         if asked.revision != commit:
             shelf.note_revision(asked.revision)
         shelf.tidy()
@@ -73,12 +74,21 @@ def bring(
         path=shelf.snapshot,
         commit=commit,
         bytes_total=total,
-        bytes_received=moved[0],
-        bytes_reused=total - sum(entry.size for entry in missing) + moved[1],
+        bytes_received=moved.received,
+        bytes_reused=total - sum(entry.size for entry in missing) + moved.reused,
         seconds=time.monotonic() - began,
         sources=tuple(sorted(used)),
-        verified=sum(_is_held(shelf, entry) for entry in entries),
+        verified=moved.verified,
     )
+
+
+class _Moved(NamedTuple):
+    received: int
+    """Bytes that arrived."""
+    reused: int
+    """Bytes that were in partial files before."""
+    verified: int
+    """Files."""
 
 
 def _run(
@@ -89,8 +99,8 @@ def _run(
     report: Report,
     patience: Patience,
     used: set[str],
-) -> tuple[int, int]:
-    """Brings the missing files; returns the bytes that arrived, and those that were in partial files before."""
+) -> _Moved:
+    """Brings the missing files."""
     shelf.blobs.mkdir(parents=True, exist_ok=True)
     wire = Wire(connections, patience)
     means = Means(supply, shelf, wire, patience, report, threading.Condition(threading.RLock()), used)
@@ -99,7 +109,8 @@ def _run(
         pool.run()
     finally:
         wire.close()
-    return pool.received(), pool.reused()
+    verified = sum(len(task.want.entries) for task in pool.tasks if task.digest.wanted)
+    return _Moved(pool.received(), pool.reused(), verified)
 
 
 def _missing(shelf: Shelf, entries: Iterable[FileEntry]) -> list[FileEntry]:
@@ -136,12 +147,6 @@ def _key(want: Want, shelf: Shelf) -> str:
     """The name of its partial: its sha256, else made of commit and path, which pin the content too."""
     place = f"{shelf.snapshot.name}\0{want.entry.path}"
     return want.entry.sha256 or hashlib.sha256(place.encode()).hexdigest()
-
-
-def _is_held(shelf: Shelf, entry: FileEntry) -> bool:
-    """Whether its bytes lie under their digest, which they were held to when they came."""
-    place = shelf.place(entry.path)
-    return entry.sha256 is not None or len(place.resolve().name) == 40
 
 
 def _matches(path: str, globs: Sequence[str]) -> bool:

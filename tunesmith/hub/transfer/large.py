@@ -98,11 +98,14 @@ class Large(Task):
     def close(self) -> None:
         if self._keeper:
             self._keeper.stop()
-        if self._partial:
-            self._partial.close()
-            self._partial = None
-        with suppress(OSError):
-            self._owner.give_up()
+        partial, self._partial = self._partial, None
+        try:
+            if partial:
+                partial.close()
+        finally:
+            # Whatever the disk says: a mark that is kept alive would be waited for without end.
+            with suppress(OSError):
+                self._owner.give_up()
 
     def _open(self) -> None:
         """Takes the partial over from an earlier process; while another one writes it, looks again later."""

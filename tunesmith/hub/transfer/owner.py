@@ -62,9 +62,10 @@ class Owner:
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
-        if self._is_mine():
-            self.path.unlink(missing_ok=True)
         os.close(fd)
+        # Torn: this process made it, and the disk was too full to say so.
+        if self._is_mine() or _read(self.path) == {}:
+            self.path.unlink(missing_ok=True)
 
     def _create(self) -> bool:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ class Result:
     sources: tuple[str, ...]
     """Names of those that bytes came from."""
     verified: int
-    """Files whose content was held to a digest, on this download or when they came."""
+    """Files that this download held to a digest; those that were in the cache before are not hashed again."""
 
     def facts(self) -> dict[str, Any]:
         """As JSON."""

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from tunesmith.artifacts import FileEntry
@@ -112,6 +112,8 @@ class Supply:
         check_commit(listed.commit, name)
         for entry in listed.files:
             check_sha256(entry.sha256, check_path(entry.path, name), name)
+        if path := _clash([entry.path for entry in listed.files]):
+            raise ModelError(f"{name} lists {path!a} twice, or as a file and a folder: do not use it.")
         return listed
 
     def _same(self, listed: Listed, entry: FileEntry, held: bool) -> FileEntry:
@@ -123,6 +125,17 @@ class Supply:
             if named and _may_be_same(entry, other, known):
                 return other
         raise Refused(f"has no {entry.path} with the same content")
+
+
+def _clash(paths: Sequence[str]) -> str | None:
+    """A path that cannot be placed beside the others."""
+    files: set[str] = set()
+    for path in paths:
+        if path in files:
+            return path
+        files.add(path)
+    folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
+    return next(iter(files & folders), None)
 
 
 def _may_be_same(entry: FileEntry, other: FileEntry, known: bool) -> bool:
