@@ -25,6 +25,7 @@ REPO = "acme/tiny"
 SIZE = 5_000_000
 QUICK = Patience(tries=3, backoff_s=0.01, owner_s=0.3, beat_s=0.05)
 WEIGHTS = "model.safetensors"
+SMALL = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 class Heard:
@@ -284,3 +285,29 @@ def test_no_network_is_needed_for_what_is_there(root: Path, hf_cache: Path) -> N
         engine.bring(supply, supply.listed.files, hf_cache)
     again = engine.bring(supply, supply.listed.files, hf_cache)
     assert again.bytes_received == 0 and again.bytes_reused == again.bytes_total
+
+
+def test_a_blob_of_another_commit_is_hashed_before_it_is_linked(root: Path, repo: Path, hf_cache: Path) -> None:
+    with loopback_hub(root) as hub:
+        first = get([HuggingFace(hub)], hf_cache)
+        (repo / "config.json").write_text("{}")
+        second = get([HuggingFace(hub)], hf_cache)
+        assert second.commit != first.commit and second.verified == 4
+        assert second.bytes_received == sum((repo / name).stat().st_size for name in SMALL)
+        flip_byte((first.path / WEIGHTS).resolve())
+        (repo / "config.json").write_text("[]")
+        third = get([HuggingFace(hub)], hf_cache)
+    assert sha256(third.path / WEIGHTS) == sha256(repo / WEIGHTS)
+
+
+def test_copies_where_there_are_no_links(
+    root: Path, repo: Path, hf_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    with loopback_hub(root) as hub:
+        result = get([HuggingFace(hub)], hf_cache)
+        assert get([HuggingFace(hub)], hf_cache).bytes_received == 0
+    assert not (result.path / WEIGHTS).is_symlink() and sha256(result.path / WEIGHTS) == sha256(repo / WEIGHTS)

@@ -74,8 +74,10 @@ def test_a_busy_server_is_asked_less() -> None:
     gauge.limit = 8
     gauge.busy(0.0)
     assert gauge.limit == 4
-    for _ in range(9):
-        gauge.busy(0.0)
+    gauge.busy(0.1)
+    assert gauge.limit == 4, "said to all that were asked at once"
+    for second in range(1, 9):
+        gauge.busy(float(second))
     assert gauge.limit == 1
 
 

@@ -176,10 +176,13 @@ class Hub:
         what = f"status {status}" if status else type(error).__name__
         if status and status < 500 and status not in (408, 429):
             return ModelError(f"{self.address} refuses ({what}): check model.hub, HF_ENDPOINT and HF_TOKEN.")
-        return HubUnavailable(
+        unavailable = HubUnavailable(
             f"The hub {self.address} did not answer or broke off ({what}): "
             "check the network and HF_ENDPOINT, then run the same command again."
         )
+        if isinstance(error, HfHubHTTPError):
+            unavailable.retry_after = error.response.headers.get("retry-after")
+        return unavailable
 
     def _way_in(self, repo: str, kind: Kind) -> str:
         page = f"{self.address}/{'datasets/' if kind == 'dataset' else ''}{repo}"

@@ -64,18 +64,28 @@ def _describe(files: tuple[FileEntry, ...], fetch: Callable[[str], Path], where:
     """The model's config.json, once it is clear that chat rows can be rendered."""
     sizes = {entry.path: entry.size for entry in files}
     config = _read_json("config.json", sizes, fetch, where)
-    if any(_matches_code(path) for path in sizes):
-        _check_code(config, where)
-    if any(name in sizes for name in _TEMPLATES):
+    has_code, has_template = any(path.endswith(".py") for path in sizes), any(name in sizes for name in _TEMPLATES)
+    if has_template and not has_code:
         return config
     has_settings = "tokenizer_config.json" in sizes
     settings = _read_json("tokenizer_config.json", sizes, fetch, where) if has_settings else {}
-    if not settings.get("chat_template"):
+    for said in (config, settings) if has_code else ():
+        _check_code(said, where)
+    if not has_template and not settings.get("chat_template"):
         raise NoChatTemplate(
             f"{where} has no chat template: use the instruction-tuned version of the model, "
             "or put a chat_template.jinja beside its tokenizer."
         )
     return config
+
+
+def _check_code(settings: dict[str, Any], where: str) -> None:
+    """`owner/name--module.Class` would be fetched from another repo, at whatever it holds by then."""
+    named = json.dumps(settings.get("auto_map", {}))
+    if "--" in named:
+        raise ModelError(
+            f"{where} runs code of another repo ({named}), which nothing pins: use a revision that brings its own code."
+        )
 
 
 def _read_json(path: str, sizes: dict[str, int], fetch: Callable[[str], Path], where: str) -> dict[str, Any]:

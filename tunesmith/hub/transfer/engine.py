@@ -18,6 +18,7 @@ from tunesmith.hub.transfer.source import Kind, Source
 from tunesmith.hub.transfer.supply import Asked, Supply
 from tunesmith.hub.transfer.task import Means, Want
 from tunesmith.hub.transfer.wire import Wire
+from tunesmith.store import sha256
 
 CONNECTIONS = 8
 
@@ -62,7 +63,7 @@ def bring(
         report.note(f"{error.message} Going on with the next source.")
     shelf = Shelf(cache or _default_cache(), asked.repo, asked.kind, commit, supply.sources[0].name)
     with explained(shelf.cache):
-        missing = _missing(shelf, entries)
+        missing, linked = _missing(shelf, entries, report)
         check_free_disk(missing, shelf.cache, _there(shelf, missing))
         used: set[str] = set()
         moved = _run(supply, shelf, missing, connections, report, patience, used) if missing else _Moved(0, 0, 0)
@@ -78,7 +79,7 @@ def bring(
         bytes_reused=total - sum(entry.size for entry in missing) + moved.reused,
         seconds=time.monotonic() - began,
         sources=tuple(sorted(used)),
-        verified=moved.verified,
+        verified=moved.verified + linked,
     )
 
 
@@ -103,7 +104,7 @@ def _run(
     """Brings the missing files."""
     shelf.blobs.mkdir(parents=True, exist_ok=True)
     wire = Wire(connections, patience)
-    means = Means(supply, shelf, wire, patience, report, threading.Condition(threading.RLock()), used)
+    means = Means(supply, shelf, wire, patience, report, threading.Condition(threading.RLock()), used=used)
     pool = Pool([(want, _key(want, shelf)) for want in _wants(missing)], means, connections)
     try:
         pool.run()
@@ -113,17 +114,22 @@ def _run(
     return _Moved(pool.received(), pool.reused(), verified)
 
 
-def _missing(shelf: Shelf, entries: Iterable[FileEntry]) -> list[FileEntry]:
-    """Those that are not in the snapshot; a blob that is there already is only linked."""
-    missing = []
+def _missing(shelf: Shelf, entries: Iterable[FileEntry], report: Report) -> tuple[list[FileEntry], int]:
+    """Those not in the snapshot; and how many were linked to a blob of another commit, which is hashed first."""
+    missing, linked = [], 0
     for entry in entries:
         if shelf.has(entry):
             continue
         if entry.sha256 and shelf.has_blob(entry):
-            shelf.link(entry.path, entry.sha256)
-        else:
-            missing.append(entry)
-    return missing
+            blob = shelf.blob(entry.sha256)
+            if sha256(blob) == entry.sha256:
+                shelf.link(entry.path, entry.sha256)
+                linked += 1
+                continue
+            report.note(f"{entry.path} does not match its listed size or sha256: thrown away.")
+            blob.unlink()
+        missing.append(entry)
+    return missing, linked
 
 
 def _there(shelf: Shelf, missing: Iterable[FileEntry]) -> int:

@@ -21,7 +21,7 @@ class Gauge:
         self.limit = min(_FEW, most)
         self._looked: tuple[float, float] | None = None
         self._best, self._before = 0.0, self.limit
-        self._hold_until = 0.0
+        self._hold_until = self._busy_until = 0.0
 
     def look(self, now: float, work: float, used: int) -> None:
         """Told the time in seconds, what has been done so far in bytes, and how many connections are at work."""
@@ -37,10 +37,11 @@ class Gauge:
 
     def busy(self, now: float) -> None:
         """A server said that it is asked too much."""
-        if now >= self._hold_until or self.limit > 1:
+        # Those that were asked before the first such answer say nothing new.
+        if now >= self._busy_until:
             self.limit = max(1, self.limit // 2)
             self._before, self._best = self.limit, 0.0
-            self._hold_until = now + _HOLD_SECONDS
+            self._hold_until, self._busy_until = now + _HOLD_SECONDS, now + _STEP_SECONDS
 
     def _step(self, now: float, rate: float) -> None:
         if rate > self._best * _GAIN:

@@ -151,5 +151,5 @@ def patiently(ask: Callable[[], _T], patience: Patience, tries: int = _LISTING_T
         try:
             return ask()
         except HubUnavailable as error:
-            time.sleep(max(patience.backoff(failures), patience.wait(str(getattr(error, "retry_after", "")))))
+            time.sleep(max(patience.backoff(failures), patience.wait(error.retry_after)))
     return ask()

@@ -32,6 +32,8 @@ class Means:
     report: Report
     lock: Condition
     """Of the pool: held around every change of what is asked of whom."""
+    pauses: dict[int, float] = field(default_factory=dict)
+    """When a source that asked to be left alone may be asked again."""
     used: set[str] = field(default_factory=set)
     """Names of the sources that bytes came from."""
 
@@ -105,7 +107,7 @@ class Task:
         """Lets go of what is open; what has arrived stays for the next run."""
 
     def ready(self, now: float) -> bool:
-        return not self.finished and now >= self.not_before
+        return not self.finished and now >= max(self.not_before, self.means.pauses.get(self.turn, 0.0))
 
     def settle(self, claim: Claim, fault: Fault | None) -> None:
         """Takes a claim back, with what became of it. Raises TunesmithError when no source is left."""
@@ -176,9 +178,10 @@ class Task:
         if isinstance(fault, Gone):
             self._forget(self.turn)
         now = self._failed_at = time.monotonic()
-        asked_s = fault.wait_s if isinstance(fault, Broke) else 0.0
+        if isinstance(fault, Broke) and fault.wait_s:
+            self.means.pauses[self.turn] = now + fault.wait_s
         at_once = isinstance(fault, Gone) and self._failures == 1
-        self.not_before = now if at_once else now + max(asked_s, self.means.patience.backoff(self._failures))
+        self.not_before = now if at_once else now + self.means.patience.backoff(self._failures)
         return None
 
     def _object(self, fault: Fault) -> None:
