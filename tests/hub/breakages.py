@@ -90,6 +90,19 @@ def flipped(at: int) -> Change:
     return lambda asked, answer: answer.having(content=Flipped(answer.content, at))
 
 
+def flipped_once(at: int) -> Change:
+    """The same, in the first answer that holds that byte."""
+    done: list[bool] = []
+
+    def change(asked: Asked, answer: Answer) -> Answer:
+        if done or not answer.start <= at < answer.start + answer.length:
+            return answer
+        done.append(True)
+        return flipped(at)(asked, answer)
+
+    return change
+
+
 def retagged(tag: str) -> Change:
     """Another ETag than the file had before; a request with If-Range gets the whole file, as the standard wants."""
 

@@ -129,8 +129,7 @@ def test_without_ranges_a_broken_file_is_begun_anew(download: Download, table: O
 
 def test_a_byte_turned_over_once(download: Download, table: Outcomes) -> None:
     repo = repo_of()
-    rule = Rule(CDN, b.flipped(1000), times=1)
-    with FaultyHub({REPO: repo}, rule) as hub:
+    with FaultyHub({REPO: repo}, Rule(CDN, b.flipped_once(1000))) as hub:
         assert_right(download.fetch(hub), repo.files)
     assert "model.safetensors does not match its listed size or sha256: thrown away." in download.heard.notes
     table.note(SECTION, "one byte of the weights turned over, once", "noticed, thrown away and fetched anew")

@@ -30,7 +30,8 @@ def test_a_burst_of_errors_is_waited_out(status: int, download: Download, table:
     table.note(SECTION, f"status {status} to the listing, three times", "recovered")
 
 
-def test_a_listing_that_breaks_off_once(download: Download, table: Outcomes) -> None:
+def test_a_listing_that_breaks_off_once(download: Download, table: Outcomes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.hub.client._TIMEOUT_SECONDS", 1.0)
     repo = repo_of(2 * MB)
     rules = Rule("info", b.reset(20), times=1), Rule("info", b.stall(20), times=1, skip=1)
     with FaultyHub({REPO: repo}, *rules) as hub:
