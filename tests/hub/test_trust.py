@@ -54,14 +54,14 @@ def test_with_it_the_code_is_part_of_what_is_downloaded_and_of_the_fingerprint(h
 
 @pytest.mark.parametrize("revision", ["main", "v1", COMMIT[:39], COMMIT.upper()])
 def test_code_that_may_move_is_not_trusted(revision: str) -> None:
-    with pytest.raises(ValidationError, match="set model.revision to the commit you have read, 40 hex digits"):
+    with pytest.raises(ValidationError, match=r"set model\.revision to the commit you have read, 40 hex digits"):
         ModelSpec(repo="acme/own", revision=revision, trust_remote_code=True)
 
 
 def test_the_refusal_is_one_sentence_of_the_recipe(tmp_path: Path) -> None:
     tree = {"model": {"repo": "a/b", "trust_remote_code": True}, "name": "x"}
     (tmp_path / "x.yaml").write_text(json.dumps(tree))
-    with pytest.raises(RecipeError, match="x.yaml: model: model.trust_remote_code runs the repo's own code"):
+    with pytest.raises(RecipeError, match=r"x\.yaml: model: model\.trust_remote_code runs the repo's own code"):
         load_recipe(str(tmp_path / "x.yaml"))
 
 
