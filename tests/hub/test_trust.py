@@ -1,4 +1,4 @@
-"""A repo's own code comes along at a commit only, and only where the recipe says so; planning runs none of it."""
+"""A repo's own code comes along at a commit only, and its pickles only, where the recipe says so; planning runs nothing."""
 
 import json
 import sys
@@ -10,11 +10,14 @@ import pytest
 from pydantic import ValidationError
 
 from tests.loopback import CONFIG, TOKENIZER_CONFIG, loopback_hub, write_model
+from tests.recipes import tiny_recipe
+from tunesmith import forecast
 from tunesmith.artifacts import ModelSource
 from tunesmith.errors import ModelError, OnlyPickles, RecipeError
 from tunesmith.hub.listing import resolve_model
 from tunesmith.specs.load import load_recipe
 from tunesmith.specs.model import ModelSpec
+from tunesmith.store import Store
 
 MAP = {"AutoModelForCausalLM": "modeling_own.Own"}
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -92,3 +95,39 @@ def test_pickles_beside_safetensors_are_left_where_they_are(hub: str, repo: Path
     (repo / "model.safetensors").unlink()
     with pytest.raises(OnlyPickles):
         resolve(hub)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_pickles_that_are_allowed_are_planned_with_their_conversion(
+    repo: Path, hub: str, store: Store, tmp_path: Path, shards: int
+) -> None:
+    weights = (repo / "model.safetensors").read_bytes()
+    (repo / "model.safetensors").unlink()
+    names = (
+        [f"pytorch_model-{n:05d}-of-{shards:05d}.bin" for n in range(1, shards + 1)]
+        if shards > 1
+        else ["pytorch_model.bin"]
+    )
+    index = ["pytorch_model.bin.index.json"] if shards > 1 else []
+    for name in [*names, *index]:
+        (repo / name).write_bytes(weights)
+    source = resolve(hub, allow_pickles=True)
+    assert {entry.path for entry in source.files} >= {*names, *index}
+    (repo / names[-1]).unlink()
+    if shards > 1:
+        with pytest.raises(ModelError, match=rf"lacks {names[-1]} \(1 missing\)"):
+            resolve(hub, allow_pickles=True)
+
+
+def test_safetensors_are_preferred_to_allowed_pickles(hub: str, repo: Path) -> None:
+    (repo / "pytorch_model.bin").write_bytes(b"x" * 10)
+    assert resolve(hub, allow_pickles=True).identity() == resolve(hub).identity()
+
+
+def test_the_conversion_stands_between_download_and_training(tmp_path: Path, store: Store) -> None:
+    path = tiny_recipe(tmp_path)
+    plain = [job["stage"] for job in forecast.plan(load_recipe(str(path)), store).jobs]
+    (tmp_path / "model/model.safetensors").rename(tmp_path / "model/pytorch_model.bin")
+    jobs = forecast.plan(load_recipe(str(path), {"model.allow_pickles": True}), store).jobs
+    assert [job["stage"] for job in jobs] == [plain[0], "download/convert", *plain[1:]]
+    assert len({job["fingerprint"] for job in jobs}) == len(jobs)

@@ -26,7 +26,7 @@ def resolve_model(spec: ModelSpec, folder: Path) -> ModelSource:
     Raises RepoNotFound, GatedRepo, OnlyPickles, NoChatTemplate, HubUnavailable, or ModelError, each saying what to do.
     """
     if spec.path is not None:
-        return _from_folder(folder / Path(spec.path).expanduser(), spec.trust_remote_code)
+        return _from_folder(folder / Path(spec.path).expanduser(), spec)
     return _from_hub(HuggingFace(spec.hub), spec)
 
 
@@ -38,7 +38,7 @@ def _from_hub(source: HuggingFace, spec: ModelSpec) -> ModelSource:
     if spec.trust_remote_code and listing.commit != revision:
         raise ModelError(f"{where} is at {listing.commit}, not at {revision}: its code is not run.")
     try:
-        files = choose(listing.files, where, spec.trust_remote_code)
+        files = choose(listing.files, where, spec.trust_remote_code, spec.allow_pickles)
     except ModelError as error:
         raise (hub.not_cached(repo, revision) if hub.offline else error) from error
     entries = {entry.path: entry for entry in files}
@@ -46,14 +46,14 @@ def _from_hub(source: HuggingFace, spec: ModelSpec) -> ModelSource:
     return ModelSource(repo=repo, commit=listing.commit, files=files, endpoint=hub.address, config=config)
 
 
-def _from_folder(folder: Path, code: bool) -> ModelSource:
+def _from_folder(folder: Path, spec: ModelSpec) -> ModelSource:
     """A folder's commit is the digest of what is used of it, so moving or renaming it changes no fingerprint."""
     folder = folder.resolve()
     if not folder.is_dir():
         raise ModelError(f"There is no folder {folder}: check model.path, which starts at the recipe's own folder.")
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     listed = [FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size) for path in paths]
-    chosen = choose(listed, str(folder), code)
+    chosen = choose(listed, str(folder), spec.trust_remote_code, spec.allow_pickles)
     config = _describe(chosen, lambda path: folder / path, str(folder))
     files = tuple(entry.model_copy(update={"sha256": sha256(folder / entry.path)}) for entry in chosen)
     commit = hashlib.sha256(json.dumps([entry.identity() for entry in files]).encode()).hexdigest()[:40]

@@ -20,6 +20,8 @@ class ModelSpec(Spec):
     """Branch, tag or commit; resolved to a commit before anything moves."""
     trust_remote_code: bool = False
     """Run the repo's own Python where transformers has no class for the model; only at a fixed commit."""
+    allow_pickles: bool = False
+    """Take weights that are there as pickles only, and make safetensors of them; nothing in them is run."""
     hub: Where[str | None] = None
     """The hub's address; unset, HF_ENDPOINT or huggingface.co."""
 
