@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow
 
+from tasks.backup import begin_backup
 from tasks.download import download
 from tasks.estimate import estimate
 from tasks.evaluate import gate, score
@@ -23,6 +24,7 @@ def stages(run: Run) -> Iterator[str]:
     yield "resolve"
     plan = estimate(run, resolved)
     yield "estimate"
+    begin_backup(run, resolved, plan)
     base = download(run, resolved)
     yield "download"
     tuned = train(run, resolved, plan, base)
@@ -47,7 +49,8 @@ def finetune(
     `overrides` are dotted keys, for example `{"train.epochs": 2}`.
     """
     run = Run(recipe, overrides, store)
-    for finished in stages(run):
-        if finished == until:
-            break
+    with run.backup:
+        for finished in stages(run):
+            if finished == until:
+                break
     return run.report()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tunesmith.artifacts import Evaluation, Plan, Release
+from tunesmith.backup.beside import Backup
 from tunesmith.pipeline import STAGE_ORDER
 from tunesmith.places import store_root
 from tunesmith.runner import Outcome
@@ -33,6 +34,7 @@ class Run:
         self.plan: Plan | None = None
         self.evaluation: Evaluation | None = None
         self.release: Release | None = None
+        self.backup = Backup()
 
     def record(self, name: str, outcome: Outcome) -> None:
         """Notes a finished stage; a stage of several jobs adds up under one name."""

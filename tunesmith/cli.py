@@ -18,6 +18,10 @@ TargetArg = Annotated[
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one in configs/.")]
 SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override, with a dotted key.")]
 StoreOption = Annotated[Path | None, typer.Option("--store", metavar="DIR", help="Where artifacts live.")]
+ModelArg = Annotated[
+    str, typer.Argument(metavar="MODEL[@REVISION]", help="owner/name; datasets/owner/name for a data set.")
+]
+CacheOption = Annotated[Path | None, typer.Option("--cache", metavar="DIR", help="In place of HF_HUB_CACHE.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Facts as one JSON object on stdout.")]
 DOES_NOT_FIT = 3
 
@@ -115,6 +119,46 @@ def doctor(store: StoreOption = None, as_json: JsonOption = False) -> None:
     findings = examine(_store(store).root)
     show.findings(findings, as_json)
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+@app.command()
+def download(
+    model: ModelArg,
+    sources: Annotated[list[str], typer.Option("--source", metavar="hf|modelscope|URL|DIR", help="In order.")] = [],  # noqa: B006
+    include: Annotated[list[str], typer.Option(metavar="GLOB", help="Only files that match.")] = [],  # noqa: B006
+    cache: CacheOption = None,
+    connections: Annotated[int, typer.Option(help="At most so many at once.")] = 8,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a repo into the Hugging Face cache: resumed to the byte, verified, from the first source that has it."""
+    from tunesmith import show
+    from tunesmith.hub.transfer import command
+
+    facts = command.download(model, sources, include, cache, connections)
+    show.json_line(facts) if as_json else command.tell_download(facts)
+
+
+@app.command()
+def verify(model: ModelArg, cache: CacheOption = None, as_json: JsonOption = False) -> None:
+    """Hash a repo's files in the cache again, without the network; exit code 1 when one is wrong."""
+    from tunesmith import show
+    from tunesmith.hub.transfer import command
+
+    facts = command.verify(model, cache)
+    show.json_line(facts) if as_json else command.tell_verify(facts)
+    raise typer.Exit(1 if facts["wrong"] else 0)
+
+
+@app.command()
+def backup(
+    recipe: RecipeArg, settings: SetOption = [], store: StoreOption = None, as_json: JsonOption = False  # noqa: B006
+) -> None:  # fmt: skip
+    """Push a recipe's finished results, and its newest checkpoint, to the repo in backup.to; what is there stays."""
+    from tunesmith import show
+    from tunesmith.backup import command
+
+    facts = command.backup(_load(recipe, settings), _store(store))
+    show.json_line(facts) if as_json else command.tell(facts)
 
 
 @app.command()

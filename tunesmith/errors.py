@@ -19,7 +19,8 @@ TunesmithError
 │   ├── PortBusy             somebody else listens on the endpoint's port
 │   ├── EnvironmentMissing   a stage environment is not built, or broken
 │   ├── CorruptArtifact      an input file is missing or altered
-│   └── ServeRefused         the engine cannot serve this as asked
+│   ├── ServeRefused         the engine cannot serve this as asked
+│   └── BackupRefused        the hub does not take the backup
 └── TryAgain         exit 75: the same job may pass later
     ├── HubUnavailable       the hub did not answer, or broke off
     ├── OutOfMemory          the device or the host ran out of memory
@@ -123,7 +124,12 @@ class CorruptArtifact(Never): ...
 class ServeRefused(Never): ...
 
 
-class HubUnavailable(TryAgain): ...
+class BackupRefused(Never): ...
+
+
+class HubUnavailable(TryAgain):
+    retry_after: str | None = None
+    """What the hub's Retry-After header said."""
 
 
 class OutOfMemory(TryAgain): ...

@@ -42,6 +42,12 @@ class DownloadJob(Job):
     source: ModelSource
 
 
+class ConvertJob(Job):
+    stage: Literal["convert"] = "convert"
+    base: ModelSnapshot
+    """Its weights are pickles."""
+
+
 class TrainJob(Job):
     stage: Literal["train"] = "train"
     spec: SettledTrain
@@ -100,7 +106,8 @@ class SimulateJob(Job):
 
 
 AnyJob = Annotated[
-    DownloadJob | TrainJob | MergeJob | GptqJob | ScoreJob | ServeJob | SimulateJob, Field(discriminator="stage")
+    DownloadJob | ConvertJob | TrainJob | MergeJob | GptqJob | ScoreJob | ServeJob | SimulateJob,
+    Field(discriminator="stage"),
 ]
 
 
@@ -117,6 +124,7 @@ class Stage(NamedTuple):
 
 STAGES: dict[str, Stage] = {
     "download": Stage("tunesmith.stages.download.hub", "main", 1),
+    "convert": Stage("tunesmith.stages.convert", "train", 1),
     "train": Stage("tunesmith.stages.train.trainer", "train", 1),
     "merge": Stage("tunesmith.stages.merge.streaming", "train", 1),
     "quantize.gptq": Stage("tunesmith.stages.quantize.gptq", "train", 1),

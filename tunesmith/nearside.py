@@ -7,7 +7,7 @@ from tunesmith import hardware, runner
 from tunesmith.artifacts import Artifact, Evaluation, ModelSource, Plan, Resolved, Score, Simulation
 from tunesmith.conclude import conclude
 from tunesmith.environments import health
-from tunesmith.errors import EnvironmentMissing, ModelError
+from tunesmith.errors import EnvironmentMissing, ModelError, UnknownArchitecture
 from tunesmith.gate import judge
 from tunesmith.memory.confirm import simulate_job
 from tunesmith.memory.estimate import check_disk, estimate
@@ -58,7 +58,12 @@ def simulator(store: Store, recipe: Recipe, source: ModelSource) -> Simulate:
             raise EnvironmentMissing(reason)
         if plan.step.parallel.strategy != "single" or plan.step.parallel.offload != "none":
             raise ModelError("A step that is spread or offloaded cannot be simulated: rely on the estimate.")
-        found = runner.run(simulate_job(recipe, source, plan), store).artifact
+        try:
+            found = runner.run(simulate_job(recipe, source, plan), store).artifact
+        except UnknownArchitecture as error:
+            if recipe.model.trust_remote_code:
+                raise ModelError("A repo's own code is not simulated: rely on the estimate.") from error
+            raise
         assert isinstance(found, Simulation)
         return found
 

@@ -18,7 +18,8 @@ from tunesmith.artifacts import (
     Tuned,
     TunedModel,
 )
-from tunesmith.jobs import DownloadJob, GptqJob, Job, MergeJob, ScoreJob, ServeJob, TrainJob
+from tunesmith.hub.choose import is_pickled
+from tunesmith.jobs import ConvertJob, DownloadJob, GptqJob, Job, MergeJob, ScoreJob, ServeJob, TrainJob
 from tunesmith.specs.evaluate import Gate
 from tunesmith.specs.quantize import Gptq
 from tunesmith.specs.recipe import Recipe
@@ -29,6 +30,11 @@ STAGE_ORDER = ("resolve", "estimate", "download", "train", "merge", "quantize", 
 
 def download_job(resolved: Resolved) -> DownloadJob:
     return DownloadJob(source=resolved.model)
+
+
+def convert_job(resolved: Resolved, base: ModelSnapshot) -> ConvertJob | None:
+    """None where the weights came as safetensors."""
+    return ConvertJob(base=base) if is_pickled(entry.path for entry in resolved.model.files) else None
 
 
 def train_job(recipe: Recipe, resolved: Resolved, plan: Plan, base: ModelSnapshot) -> TrainJob:
@@ -80,6 +86,8 @@ def lay_out(recipe: Recipe, resolved: Resolved, plan: Plan) -> list[tuple[str, J
     """Every job of the run with its stage's name (`evaluate/base` and so on for the scores), nothing executed."""
     download = download_job(resolved)
     base = ModelSnapshot(fingerprint=download.fingerprint, repo=resolved.model.repo, commit=resolved.model.commit)
+    convert = convert_job(resolved, base)
+    base = base.model_copy(update={"fingerprint": convert.fingerprint}) if convert else base
     train = train_job(recipe, resolved, plan, base)
     tuned = expected_tuned(train)
     merge = merge_job(tuned)
@@ -91,7 +99,9 @@ def lay_out(recipe: Recipe, resolved: Resolved, plan: Plan) -> list[tuple[str, J
     judged = candidates(base, tuned, merged, served)
     scores = {name: score_job(recipe, resolved, plan, model) for name, model in judged.items()}
     serve = serve_job(recipe, resolved, plan, served, _expected_evaluation(recipe, scores))
-    jobs: list[tuple[str, Job]] = [("download", download), ("train", train), ("merge", merge)]
+    jobs: list[tuple[str, Job]] = [("download", download)]
+    jobs += [("download/convert", convert)] if convert else []
+    jobs += [("train", train), ("merge", merge)]
     jobs += [("quantize", quantize)] if quantize else []
     jobs += [(f"evaluate/{name}", job) for name, job in scores.items()]
     return [*jobs, ("serve", serve)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from tunesmith import worker
 from tunesmith.artifacts import Artifact, MergedModel, ModelSnapshot, QuantizedModel, Release, Score
 from tunesmith.errors import tree
-from tunesmith.jobs import AnyJob, DownloadJob, GptqJob, MergeJob, ScoreJob, TrainJob
+from tunesmith.jobs import AnyJob, ConvertJob, DownloadJob, GptqJob, MergeJob, ScoreJob, TrainJob
 from tunesmith.pipeline import expected_tuned
 
 SCRIPT = Path(os.environ["TUNESMITH_FAKE"])
@@ -42,6 +42,8 @@ def artifact(job: AnyJob, orders: dict) -> Artifact:
     match job:
         case DownloadJob():
             return ModelSnapshot(fingerprint=job.fingerprint, repo=job.source.repo, commit=job.source.commit)
+        case ConvertJob():
+            return job.base.model_copy(update={"fingerprint": job.fingerprint})
         case TrainJob():
             return expected_tuned(job)
         case MergeJob():

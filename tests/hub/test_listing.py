@@ -129,7 +129,7 @@ def test_only_pickles(hub: str, repo: Path) -> None:
     (repo / "model.safetensors").rename(repo / "pytorch_model.bin")
     assert refusal(OnlyPickles, lambda: resolve(hub)) == (
         f"acme/tiny on {hub} holds its weights only as pickles, which can run code when loaded: "
-        "name a revision or a repo with safetensors."
+        "name a revision or a repo with safetensors, or set model.allow_pickles to have their tensors read, and no more."
     )
 
 

@@ -1,14 +1,13 @@
 """One hub, asked through huggingface_hub: listings pinned to a commit, single small files, and its errors as ours."""
 
 import os
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import httpx2
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
     FileMetadataError,
@@ -30,6 +29,8 @@ from tunesmith.errors import GatedRepo, HubUnavailable, ModelError, RepoNotFound
 from tunesmith.hub.names import check_commit, check_path, check_sha256, fault_of_path
 
 Kind = Literal["model", "dataset"]
+_TIMEOUT_SECONDS = 20.0
+"""A listing that brings nothing for so long has stalled."""
 PUBLIC_HUB = "https://huggingface.co"
 
 
@@ -38,6 +39,8 @@ class Listing(NamedTuple):
 
     commit: str
     files: tuple[FileEntry, ...]
+    git_ids: Mapping[str, str] = {}
+    """Path -> git blob id, of the files that git itself holds."""
 
 
 class Hub:
@@ -72,16 +75,7 @@ class Hub:
         if self.offline:
             return self._list_cached(repo, revision, kind)
         with self.explained(repo, revision, kind):
-            listing = self._pinned(self._ask(repo, revision, kind))
-        _note_revision(repo, revision, listing.commit, kind)
-        return listing
-
-    def fetch(self, repo: str, commit: str, path: str, kind: Kind = "model") -> Path:
-        """One file's place in the Hugging Face cache, downloaded when it is not there."""
-        with self.explained(repo, commit, kind):
-            return Path(
-                hf_hub_download(repo, path, repo_type=kind, revision=commit, endpoint=self.address, token=self.token)
-            )
+            return self._pinned(self._ask(repo, revision, kind))
 
     def not_cached(self, repo: str, revision: str) -> ModelError:
         """What to say when an offline run needs more than the cache has."""
@@ -114,8 +108,8 @@ class Hub:
         api = HfApi(endpoint=self.address, token=self.token)
         try:
             if kind == "dataset":
-                return api.dataset_info(repo, revision=revision, files_metadata=True)
-            return api.model_info(repo, revision=revision, files_metadata=True)
+                return api.dataset_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
+            return api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
         except HFValidationError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -125,7 +119,9 @@ class Hub:
 
     def _pinned(self, info: ModelInfo | DatasetInfo) -> Listing:
         commit = check_commit(info.sha, self.address)
-        return Listing(commit, tuple(self._entry(sibling) for sibling in info.siblings or ()))
+        siblings = info.siblings or ()
+        small = {one.rfilename: one.blob_id for one in siblings if one.blob_id and not one.lfs}
+        return Listing(commit, tuple(self._entry(one) for one in siblings), small)
 
     def _entry(self, sibling: RepoSibling) -> FileEntry:
         path = check_path(sibling.rfilename, self.address)
@@ -147,31 +143,46 @@ class Hub:
         if isinstance(error, OfflineModeIsEnabled):
             return self.not_cached(repo, revision)
         if isinstance(error, GatedRepoError):
-            return GatedRepo(f"{repo} is gated on {self.address}: {self._way_in(repo, kind)}.")
+            return self.refusal(403, "GatedRepo", repo, revision, kind)
         if isinstance(error, RepositoryNotFoundError):
+            return self.refusal(404, "RepoNotFound", repo, revision, kind)
+        if isinstance(error, RevisionNotFoundError):
+            return self.refusal(404, "RevisionNotFound", repo, revision, kind)
+        if isinstance(error, EntryNotFoundError | FileMetadataError):
+            return self.refusal(404, "EntryNotFound", repo, revision, kind)
+        return self._unavailable(error)
+
+    def refusal(self, status: int, code: str | None, repo: str, revision: str, kind: Kind = "model") -> TunesmithError:
+        """The sentence for an answer with this status and, where the hub says it, this `X-Error-Code`."""
+        if code == "GatedRepo":
+            return GatedRepo(f"{repo} is gated on {self.address}: {self._way_in(repo, kind)}.")
+        if code == "RepoNotFound" or (code is None and status in (401, 403)):
             return RepoNotFound(
                 f"There is no {kind} repo {repo} on {self.address}: check the spelling, "
                 "or set HF_TOKEN when it is a private one."
             )
-        if isinstance(error, RevisionNotFoundError):
+        if code == "RevisionNotFound":
             return RepoNotFound(
                 f"{repo} on {self.address} has no revision {revision}: check the spelling, or use main."
             )
-        if isinstance(error, EntryNotFoundError | FileMetadataError):
+        if status in (404, 410):
             return ModelError(
                 f"{self.address} lists files of {repo} that it does not serve: use another hub in model.hub."
             )
-        return self._unavailable(error)
+        return ModelError(f"{self.address} refuses (status {status}): check model.hub, HF_ENDPOINT and HF_TOKEN.")
 
     def _unavailable(self, error: Exception) -> TunesmithError:
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         what = f"status {status}" if status else type(error).__name__
         if status and status < 500 and status not in (408, 429):
             return ModelError(f"{self.address} refuses ({what}): check model.hub, HF_ENDPOINT and HF_TOKEN.")
-        return HubUnavailable(
+        unavailable = HubUnavailable(
             f"The hub {self.address} did not answer or broke off ({what}): "
             "check the network and HF_ENDPOINT, then run the same command again."
         )
+        if isinstance(error, HfHubHTTPError):
+            unavailable.retry_after = error.response.headers.get("retry-after")
+        return unavailable
 
     def _way_in(self, repo: str, kind: Kind) -> str:
         page = f"{self.address}/{'datasets/' if kind == 'dataset' else ''}{repo}"
@@ -198,18 +209,3 @@ def _cached_entry(folder: Path, path: Path) -> FileEntry:
     blob = path.resolve().name
     digest = blob if len(blob) == 64 else None
     return FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest)
-
-
-def _note_revision(repo: str, revision: str, commit: str, kind: Kind) -> None:
-    """Remembers in the cache which commit a branch stood for, as huggingface_hub does, for a later offline run."""
-    if revision == commit:
-        return
-    ref = repo_cache(repo, kind) / "refs" / revision
-    try:
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=ref.parent, delete=False) as file:
-            file.write(commit)
-        Path(file.name).replace(ref)
-    except OSError:
-        # A read-only cache serves an online run just as well.
-        return

@@ -3,8 +3,12 @@
 import difflib
 from pathlib import Path
 
+from tunesmith.artifacts import FileEntry
 from tunesmith.errors import CorruptArtifact, DataError
-from tunesmith.hub.client import Hub
+from tunesmith.hub.client import repo_cache
+from tunesmith.hub.transfer.engine import bring
+from tunesmith.hub.transfer.sources.huggingface import HuggingFace
+from tunesmith.hub.transfer.supply import Asked, Supply
 from tunesmith.specs.data import HubDataset
 from tunesmith.store import sha256
 
@@ -21,21 +25,28 @@ def fetch_dataset_file(spec: HubDataset, hub: str | None = None) -> Path:
         raise DataError(
             f"{spec.file} of {spec.repo} is neither JSON Lines nor Parquet: name a .jsonl or .parquet file."
         )
-    source = Hub(hub)
-    listing = source.list(spec.repo, spec.revision, "dataset")
-    entries = {entry.path: entry for entry in listing.files}
+    source = HuggingFace(hub)
+    supply = Supply([source], Asked(spec.repo, spec.revision, "dataset"))
+    entries = {entry.path: entry for entry in supply.listed.files}
     if spec.file not in entries:
-        raise DataError(f"{spec.repo} on {source.address} has no file {spec.file}: {_hint(spec.file, list(entries))}")
-    for _ in range(2):
-        path = source.fetch(spec.repo, listing.commit, spec.file, "dataset")
-        wanted = entries[spec.file].sha256
-        if wanted is None or sha256(path) == wanted:
-            return path
+        raise DataError(f"{spec.repo} on {source.name} has no file {spec.file}: {_hint(spec.file, list(entries))}")
+    entry = entries[spec.file]
+    _discard_damaged(supply, entry)
+    try:
+        return bring(supply, [entry]).path / spec.file
+    except CorruptArtifact as error:
+        raise CorruptArtifact(
+            f"{spec.file} of {spec.repo}, fetched twice, is not what {source.name} lists (its sha256 differs): "
+            "use another hub in model.hub, or a local copy."
+        ) from error
+
+
+def _discard_damaged(supply: Supply, entry: FileEntry) -> None:
+    """A file of the cache that has another content than listed is thrown away."""
+    path = repo_cache(supply.asked.repo, "dataset") / "snapshots" / supply.listed.commit / entry.path
+    if entry.sha256 and path.is_file() and sha256(path) != entry.sha256:
         path.resolve().unlink()
-    raise CorruptArtifact(
-        f"{spec.file} of {spec.repo}, fetched twice, is not what {source.address} lists (its sha256 differs): "
-        "use another hub in model.hub, or a local copy."
-    )
+        path.unlink(missing_ok=True)
 
 
 def _hint(wanted: str, known: list[str]) -> str:

@@ -1,7 +1,7 @@
 """A small read-only hub over a folder, with the answers huggingface_hub and transformers ask for.
 
 For sites without internet, and for tests: `HF_ENDPOINT=http://host:port` is all a client needs. Metadata is open to
-everyone; the files of a gated repo want its token, as on the public hub.
+everyone; the files of a gated repo want its token, as on the public hub. ModelScope's API is answered beside it.
 """
 
 import errno
@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from tunesmith.errors import ModelError, PortBusy
+from tunesmith.hub import modelscope_api
+from tunesmith.hub.sending import File
 from tunesmith.hub.shelf import Entry, Repository, Shelf, commit_of, git_blob_id, lfs_pointer
 
 
@@ -31,7 +33,7 @@ def serve(folder: Path, host: str, port: int) -> None:
     listener = listen(host, port)
     threading.Thread(target=app.state.shelf.warm, daemon=True).start()
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    print(f"Serving {folder} read-only: clients set HF_ENDPOINT={address}", flush=True)
+    print(f"Serving {folder} read-only: clients set MODELSCOPE_ENDPOINT or HF_ENDPOINT={address}", flush=True)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     # Ctrl-C is how it is meant to end.
     with suppress(KeyboardInterrupt):
@@ -45,6 +47,7 @@ def build_app(folder: Path) -> Starlette:
     answers = _Answers(Shelf(folder))
     app = Starlette(
         routes=[
+            *modelscope_api.routes(answers.shelf),
             Route("/api/{kind}/{owner}/{name}", answers.info),
             Route("/api/{kind}/{owner}/{name}/revision/{revision:path}", answers.info),
             Route("/api/{kind}/{owner}/{name}/tree/{revision}", answers.tree),
@@ -53,7 +56,7 @@ def build_app(folder: Path) -> Starlette:
             Route("/{owner}/{name}/resolve/{revision}/{path:path}", answers.resolve),
             Route("/{kind}/{owner}/{name}/resolve/{revision}/{path:path}", answers.resolve),
         ],
-        exception_handlers={_Refused: _refuse},
+        exception_handlers={_Refused: _refuse, modelscope_api.Refused: modelscope_api.refuse},
     )
     app.state.shelf = answers.shelf
     return app
@@ -68,11 +71,6 @@ def listen(host: str, port: int) -> socket.socket:
         if error.errno != errno.EADDRINUSE:
             raise
         raise PortBusy(f"Port {port} on {host} is taken: stop who listens there or choose another --port.") from error
-
-
-class _File(FileResponse):
-    # Each chunk crosses to a thread and back, which Starlette's 64 KiB would do thousands of times a model.
-    chunk_size = 1 << 20
 
 
 class _Refused(Exception):
@@ -136,7 +134,7 @@ class _Answers:
 
     def content(self, request: Request) -> Response:
         found, entry, file = self._readable(request)
-        return _File(file, headers=_headers(found, entry), media_type="application/octet-stream")
+        return File(file, headers=_headers(found, entry), media_type="application/octet-stream")
 
     def _find(self, request: Request) -> _Found:
         names = _names(request)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from tunesmith.artifacts import BillItem, ModelSource
+from tunesmith.hub.choose import is_pickled
 from tunesmith.memory import phases
 from tunesmith.memory.constants import (
     CPU_PROCESS_BYTES,
@@ -100,7 +101,8 @@ def disk_items(case: Case) -> dict[str, int]:
     trained = trained_params(shape, method) * 4
     packed = {"quantize": phases.served_bytes(shape, quantize)} if isinstance(quantize, Gptq) else {}
     return {
-        "download": case.source.total_bytes,
+        # Pickles are made into as many bytes of safetensors.
+        "download": case.source.total_bytes * (2 if is_pickled(e.path for e in case.source.files) else 1),
         "train": (NUM_CHECKPOINTS + 1) * 3 * trained + trained,
         "merge": 2 * shape.params,
         **packed,
@@ -189,4 +191,4 @@ def _staged(case: Case, step: Step) -> Items:
 
 
 def _largest_file(source: ModelSource) -> int:
-    return max((entry.size for entry in source.files if entry.path.endswith(".safetensors")), default=0)
+    return max((entry.size for entry in source.files if entry.path.endswith((".safetensors", ".bin"))), default=0)

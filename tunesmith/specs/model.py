@@ -1,8 +1,12 @@
 """Which base model to start from."""
 
+import re
+
 from pydantic import model_validator
 
 from tunesmith.specs.spec import Spec, Where
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class ModelSpec(Spec):
@@ -14,6 +18,10 @@ class ModelSpec(Spec):
     """A folder with config.json and safetensors, instead of a repo."""
     revision: str = "main"
     """Branch, tag or commit; resolved to a commit before anything moves."""
+    trust_remote_code: bool = False
+    """Run the repo's own Python where transformers has no class for the model; only at a fixed commit."""
+    allow_pickles: bool = False
+    """Take weights that are there as pickles only, and make safetensors of them; nothing in them is run."""
     hub: Where[str | None] = None
     """The hub's address; unset, HF_ENDPOINT or huggingface.co."""
 
@@ -21,4 +29,13 @@ class ModelSpec(Spec):
     def _one_source(self) -> "ModelSpec":
         if (self.repo is None) == (self.path is None):
             raise ValueError("give exactly one of model.repo and model.path")
+        return self
+
+    @model_validator(mode="after")
+    def _code_that_does_not_move(self) -> "ModelSpec":
+        if self.trust_remote_code and not _COMMIT.fullmatch(self.revision):
+            raise ValueError(
+                "model.trust_remote_code runs the repo's own code: set model.revision to the commit you have read, "
+                "40 hex digits"
+            )
         return self

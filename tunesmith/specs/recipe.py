@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from tunesmith.specs.backup import BackupSpec
 from tunesmith.specs.data import DataSpec
 from tunesmith.specs.evaluate import EvaluateSpec
 from tunesmith.specs.hardware import HardwareSpec
@@ -24,5 +25,7 @@ class Recipe(Spec):
     serve: Serve = Vllm()
     parallel: ParallelSpec = ParallelSpec()
     hardware: HardwareSpec = HardwareSpec()
+    backup: Where[BackupSpec | None] = None
+    """Unset, results are kept in the store alone."""
     folder: Where[str] = "."
     """Where relative paths start: the recipe's folder. Set by the loader, not by the file."""

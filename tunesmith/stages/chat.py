@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tunesmith.errors import DataError, ModelError, NoChatTemplate
+from tunesmith.remote_code import is_trusted
 
 IGNORED = -100
 """Label of a token that carries no loss."""
@@ -33,7 +34,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     Raises NoChatTemplate where chat rows cannot be rendered, ModelError where tokens cannot be traced to the text.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=is_trusted(folder))
     if not tokenizer.chat_template:
         raise NoChatTemplate(
             "The model's tokenizer has no chat template: start from an instruct model, "

@@ -1,26 +1,20 @@
 """Downloads a pinned model into the Hugging Face cache, checks every byte a digest is listed for, and links it."""
 
-import shutil
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event, Thread
-
-from huggingface_hub import constants
 
 from tunesmith import worker
 from tunesmith.artifacts import FileEntry, ModelSnapshot, ModelSource
-from tunesmith.errors import CorruptArtifact, DiskFull
-from tunesmith.hub.client import Hub, repo_cache
+from tunesmith.errors import CorruptArtifact
+from tunesmith.hub.client import repo_cache
+from tunesmith.hub.transfer.engine import bring
+from tunesmith.hub.transfer.report import Progress
+from tunesmith.hub.transfer.sources.huggingface import HuggingFace
+from tunesmith.hub.transfer.supply import Asked, Supply
 from tunesmith.jobs import DownloadJob
 from tunesmith.store import sha256
 from tunesmith.worker import Made, Room
-
-_ATTEMPTS = 2
-_FILES_AT_ONCE = 4
-_REPORT_SECONDS = 1.0
-_GIB = 1 << 30
 
 
 def download(job: DownloadJob, room: Room) -> Made:
@@ -48,52 +42,30 @@ def _folder(source: ModelSource) -> Path:
 
 
 def _fetch(source: ModelSource, folder: Path, room: Room) -> int:
-    """Brings what the cache lacks; a file that arrives wrong is thrown away and fetched once more. Returns bytes."""
-    received = 0
-    for _ in range(_ATTEMPTS):
-        missing = [entry for entry in source.files if not (folder / entry.path).exists()]
-        if missing:
-            check_free_disk(missing)
-            with _progress(source, folder, room):
-                _bring(source, missing)
-        received += sum(entry.size for entry in missing)
-        wrong = find_wrong(folder, source.files)
-        if not wrong:
-            return received
-        for entry in wrong:
-            _discard(folder / entry.path)
-            room.emit("note", text=f"{entry.path} does not match its listed size or sha256: thrown away.")
-    raise CorruptArtifact(
-        f"{wrong[0].path} of {source.repo} stays different from what {source.endpoint} lists, fetched anew: "
-        "tell the hub's owner, or set another model.hub."
-    )
+    """Brings what the cache lacks or holds damaged; what is there is hashed first. Returns the bytes that arrived."""
+    there = [entry for entry in source.files if (folder / entry.path).exists()]
+    for entry in find_wrong(folder, there):
+        _discard(folder / entry.path)
+        room.emit("note", text=f"{entry.path} does not match its listed size or sha256: thrown away.")
+    missing = [entry for entry in source.files if not (folder / entry.path).exists()]
+    if not missing:
+        return 0
+    supply = Supply([HuggingFace(source.endpoint)], Asked(source.repo, source.commit, "model"))
+    return bring(supply, missing, report=_Events(source, missing, room)).bytes_received
 
 
-def _bring(source: ModelSource, missing: Iterable[FileEntry]) -> None:
-    # Not snapshot_download: with the hub away it returns an incomplete folder as if all were well.
-    hub = Hub(source.endpoint)
-    # A hub that is away says so here at once; every file's own tries take half a minute.
-    hub.list(source.repo, source.commit)
-    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        fetching = [pool.submit(hub.fetch, source.repo, source.commit, entry.path) for entry in missing]
-        try:
-            for done in as_completed(fetching):
-                done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+class _Events:
+    """Tells the room what the download says."""
 
+    def __init__(self, source: ModelSource, missing: Iterable[FileEntry], room: Room) -> None:
+        self._room, self._total = room, source.total_bytes
+        self._there = source.total_bytes - sum(entry.size for entry in missing)
 
-def check_free_disk(missing: Iterable[FileEntry]) -> None:
-    """Raises DiskFull when the cache's disk cannot hold the missing files."""
-    cache = Path(constants.HF_HUB_CACHE)
-    needed = sum(entry.size for entry in missing)
-    nearest = next(parent for parent in (cache, *cache.parents) if parent.exists())
-    free = shutil.disk_usage(nearest).free
-    if needed > free:
-        raise DiskFull(
-            f"The model needs {needed / _GIB:,.1f} GiB more in {cache} and {free / _GIB:,.1f} GiB are free: "
-            "free some space, or set HF_HOME to a folder on a larger disk."
-        )
+    def progress(self, progress: Progress) -> None:
+        self._room.emit("progress", done=self._there + progress.done, total=self._total, unit="B")
+
+    def note(self, text: str) -> None:
+        self._room.emit("note", text=text)
 
 
 def find_wrong(folder: Path, files: Iterable[FileEntry]) -> list[FileEntry]:
@@ -127,40 +99,6 @@ def _link(target: Path, link: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(target.resolve())
-
-
-@contextmanager
-def _progress(source: ModelSource, folder: Path, room: Room) -> Iterator[None]:
-    """Reports bytes on disk about once a second while the block runs, and once at its end."""
-    blobs = repo_cache(source.repo) / "blobs"
-    # Leftovers of a killed download are never continued, so they do not count.
-    leftovers = set(blobs.glob("*.incomplete"))
-    stop = Event()
-
-    def report() -> None:
-        done = sum(entry.size for entry in source.files if (folder / entry.path).exists())
-        done += sum(_size(path) for path in blobs.glob("*.incomplete") if path not in leftovers)
-        room.emit("progress", done=min(done, source.total_bytes), total=source.total_bytes, unit="B")
-
-    def watch() -> None:
-        while not stop.wait(_REPORT_SECONDS):
-            report()
-
-    watcher = Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        watcher.join()
-        report()
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 if __name__ == "__main__":

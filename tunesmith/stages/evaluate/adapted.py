@@ -1,6 +1,7 @@
 """An adapter on the very base it was trained on."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
@@ -8,6 +9,8 @@ from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from tunesmith.remote_code import is_trusted
 
 
 def load_adapted(method: str, base: Path, adapter: Path, device: str, dtype: torch.dtype) -> nn.Module:
@@ -30,7 +33,7 @@ def load_nf4(base: Path, device: str, dtype: torch.dtype) -> PreTrainedModel:
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-    return AutoModelForCausalLM.from_pretrained(base, quantization_config=config, dtype=dtype, device_map={"": device})
+    return _load_plain(base, device, dtype, quantization_config=config)
 
 
 def dequantize_linears(model: nn.Module) -> None:
@@ -44,5 +47,7 @@ def dequantize_linears(model: nn.Module) -> None:
         model.set_submodule(name, plain)
 
 
-def _load_plain(base: Path, device: str, dtype: torch.dtype) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(base, dtype=dtype, device_map={"": device})
+def _load_plain(base: Path, device: str, dtype: torch.dtype, **settings: Any) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(
+        base, dtype=dtype, device_map={"": device}, trust_remote_code=is_trusted(base), **settings
+    )

@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from tunesmith.artifacts import Adapter, Model, ModelSnapshot, QuantizedModel
+from tunesmith.remote_code import is_trusted
 from tunesmith.stages.evaluate.packed import unpacked_weights
 from tunesmith.store import Store
 
@@ -28,7 +36,9 @@ def load_candidate(model: Model, store: Store, device: DeviceName) -> torch.nn.M
         return load_adapted(model.method, store.out(model.base), store.out(model), device, dtype).eval()
     if isinstance(model, QuantizedModel):
         return _load_packed(store.out(model), dtype).to(device).eval()
-    return AutoModelForCausalLM.from_pretrained(store.out(model), dtype=dtype).to(device).eval()
+    folder = store.out(model)
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=is_trusted(folder))
+    return loaded.to(device).eval()
 
 
 def tokenizer_folder(model: Model, store: Store) -> Path:
@@ -40,8 +50,17 @@ def tokenizer_folder(model: Model, store: Store) -> Path:
 
 
 def _load_packed(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=is_trusted(folder))
     del config.quantization_config
     weights = unpacked_weights(folder, dtype)
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    return kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
+    return _class_of(config, folder).from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
+
+
+def _class_of(config: PretrainedConfig, folder: Path) -> type[PreTrainedModel]:
+    """transformers' class, or the folder's own where that may be run."""
+    own = getattr(config, "auto_map", {}).get("AutoModelForCausalLM")
+    if own and is_trusted(folder):
+        found: type[PreTrainedModel] = get_class_from_dynamic_module(own, folder)
+        return found
+    known: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return known

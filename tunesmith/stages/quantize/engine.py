@@ -18,6 +18,7 @@ LogBar.shared().setLevel("WARN")
 from gptqmodel import GPTQModel, QuantizeConfig  # noqa: E402 (it prints a banner on import, unless told before)
 
 from tunesmith.jobs import GptqJob  # noqa: E402
+from tunesmith.remote_code import is_trusted  # noqa: E402
 from tunesmith.worker import Room  # noqa: E402
 
 _BATCH_TOKENS = 4096
@@ -30,7 +31,8 @@ def run_gptq(job: GptqJob, room: Room, merged: Path, rows: Sequence[list[int]]) 
     logging.getLogger("tokenicer").setLevel(logging.WARNING)
     on_cpu = job.device == "cpu"
     # Half-precision arithmetic is far slower than float32 on most CPUs.
-    model = GPTQModel.load(str(merged), _config(job, room), dtype=torch.float32 if on_cpu else "auto")
+    dtype = torch.float32 if on_cpu else "auto"
+    model = GPTQModel.load(str(merged), _config(job, room), dtype=dtype, trust_remote_code=is_trusted(merged))
     stored = torch.bfloat16 if on_cpu else model.model.dtype
     model.layer_callback = _Progress(room, model.model.config.get_text_config().num_hidden_layers)
     batch = max(1, min(len(rows), _BATCH_TOKENS // max(map(len, rows))))

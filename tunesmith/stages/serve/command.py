@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from tunesmith.environments import interpreter
 from tunesmith.errors import ServeRefused
 from tunesmith.jobs import ServeJob
+from tunesmith.remote_code import is_trusted
 from tunesmith.serving.control import KEY
 from tunesmith.serving.endpoint import engine_name
 from tunesmith.serving.program import Program
@@ -16,7 +17,7 @@ _FOLLOWED = ("CUDA_", "VLLM_", "OMP_", "NCCL_", "NVIDIA_")
 """Variables of the run that steer an engine, also under a supervisor that was started earlier."""
 _ON_CPU: dict[str, Value] = {"enforce-eager": True, "dtype": "bfloat16", "max-num-seqs": 32}
 # Compiling takes minutes on a CPU and gains little; packed 4-bit layers refuse float32.
-_OURS = ("model", "served-model-name", "host", "port", "api-key", "shutdown-timeout")
+_OURS = ("model", "served-model-name", "host", "port", "api-key", "shutdown-timeout", "trust-remote-code")
 _KILL_AFTER_SECONDS = 30
 """How much longer than its drain the engine may take to go."""
 
@@ -32,13 +33,15 @@ def engine_program(job: ServeJob, store: Store, port: int) -> Program:
     Raises EnvironmentMissing when the `serve` environment is not built, ServeRefused for an argument that is not the
     recipe's to pass.
     """
+    folder = store.out(job.model)
     arguments: dict[str, Value] = {
-        "model": str(store.out(job.model)),
+        "model": str(folder),
         "served-model-name": served_name(job),
         "host": "127.0.0.1",
         "port": port,
         "max-model-len": job.max_model_len,
         "shutdown-timeout": job.spec.drain_seconds,
+        **({"trust-remote-code": True} if is_trusted(folder) else {}),
         **(_ON_CPU if job.device == "cpu" else {}),
         **_asked(job),
     }

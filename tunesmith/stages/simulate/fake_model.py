@@ -93,8 +93,9 @@ def meta_model(config: Mapping[str, Any], loading: Loading) -> PreTrainedModel |
 def _base(config: Mapping[str, Any], loading: Loading) -> PreTrainedModel:
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
+        own = ", or run the repo's own code with model.trust_remote_code" if "auto_map" in config else ""
         raise UnknownArchitecture(
-            f"This transformers has no model_type {kind!r}: choose a model it knows, or update it."
+            f"This transformers has no model_type {kind!r}: choose a model it knows, or update it{own}."
         )
     try:
         parsed = CONFIG_MAPPING[kind].from_dict(dict(config))

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from tunesmith.artifacts import Plan
 from tunesmith.errors import RecipeError
 from tunesmith.memory.linears import EXPERT_NAMES, Targets
+from tunesmith.remote_code import is_trusted
 from tunesmith.specs.train import Full, Lora, QLora, SettledTrain
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -30,6 +31,7 @@ def load_model(folder: Path, spec: SettledTrain, plan: Plan) -> PreTrainedModel 
         folder,
         attn_implementation=_ATTENTION[plan.step.attention],
         dtype=torch.float32 if wide else frozen,
+        trust_remote_code=is_trusted(folder),
         quantization_config=nf4_config(frozen) if isinstance(spec, QLora) else None,
         device_map={"": 0 if plan.device == "cuda" else "cpu"} if isinstance(spec, QLora) else None,
     )
