@@ -71,7 +71,7 @@ def test_ctrl_c_keeps_what_has_arrived(hf_cache: Path, table: Outcomes) -> None:
         assert hub.sent(WEIGHTS) < SIZE + before // 4
     assert sha256(weights(hf_cache)) == repo.files[WEIGHTS].sha256
     assert int(str(facts["bytes_reused"])) > SIZE // 4
-    table.note(SECTION, "Ctrl-C midway", "ends at once; the next run goes on where it was")
+    table.note(SECTION, "Ctrl-C midway", "ends; the next run goes on where it was")
 
 
 def test_ctrl_c_while_the_hub_is_silent(hf_cache: Path, table: Outcomes) -> None:
@@ -81,7 +81,7 @@ def test_ctrl_c_while_the_hub_is_silent(hf_cache: Path, table: Outcomes) -> None
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert process.returncode not in (0, None)
-    table.note(SECTION, "Ctrl-C while every connection is silent", "ends at once")
+    table.note(SECTION, "Ctrl-C while every connection is silent", "ends without waiting for the hub")
 
 
 def test_two_processes_at_once(hf_cache: Path, table: Outcomes) -> None:
