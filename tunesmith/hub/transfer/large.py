@@ -137,7 +137,7 @@ class Large(Task):
 
     def _write(self, claim: Claim, chunks: Iterable[bytes], end: int) -> None:
         """Puts the bytes where they belong; `end`: the byte after the last that was promised."""
-        partial = self._partial
+        partial, chunks = self._partial, iter(chunks)
         for chunk in chunks:
             if claim.dropped or partial is None:
                 raise Dropped("no longer wanted")
@@ -150,6 +150,9 @@ class Large(Task):
                 raise Dropped("begun anew")
             claim.at += len(data)
             if claim.at >= claim.end or (claim.alone and not partial.holes()):
+                if claim.at >= end:
+                    # The answer's own end has to be seen for its connection to serve again.
+                    next(chunks, None)
                 return None
         if claim.at < min(claim.end, end):
             raise Broke("the answer ends early")

@@ -7,18 +7,21 @@ from statistics import median
 from tunesmith.hub.transfer.patience import Patience
 from tunesmith.hub.transfer.ranges import Claim
 
-_FEW = 2
+_FIRST = 8
+"""Connections to begin with: finding out costs more than a few that do not help."""
 _STEP_SECONDS = 0.8
 _GAIN = 1.10
 _HOLD_SECONDS = 8.0
 
 
 class Gauge:
-    """The number of connections in use: few at first, more while the total rate rises with them."""
+    """The number of connections in use: a handful at first, more while the total rate rises with them, and half of them
+    whenever a server says that it is asked too much.
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.limit = min(_FEW, most)
+        self.limit = min(_FIRST, most)
         self._looked: tuple[float, float] | None = None
         self._best, self._before = 0.0, self.limit
         self._hold_until = self._busy_until = 0.0

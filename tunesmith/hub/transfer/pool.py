@@ -110,7 +110,7 @@ class Pool:
                 self._finished += task.finished
                 self._small.extend([] if task.finished else [task])
             self._check()
-            self._lock.notify()
+            self._lock.notify_all()
 
     def _pick(self) -> tuple[Task, Claim] | None:
         """A large file keeps a part of the connections busy while small ones are brought."""

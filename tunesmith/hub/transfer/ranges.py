@@ -9,7 +9,7 @@ from tunesmith.hub.transfer.spans import Span, Spans
 _LEAST_BYTES = 1 << 20
 _LEAST_SECONDS = 2.0
 """A range is split when it has at least so much to go: what its server has sent already is lost with the far half."""
-_SEGMENT_BYTES = (8 << 20, 64 << 20)
+_SEGMENT_BYTES = (4 << 20, 64 << 20)
 
 
 class Abortable(Protocol):
@@ -82,7 +82,7 @@ class Ranges:
     def _segment(self, holes: Sequence[Span], connections: int) -> int:
         left = sum(end - start for start, end in holes)
         least, most = _SEGMENT_BYTES
-        return max(least, min(most, left // (3 * connections)))
+        return max(least, min(most, left // (6 * connections)))
 
     def _split(self) -> Claim | None:
         now = time.monotonic()

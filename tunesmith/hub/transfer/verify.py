@@ -16,7 +16,7 @@ _BLOCK = 4 << 20
 _TURN_BLOCKS = 4
 _WINDOW_BYTES = 8 << 20
 _WINDOW_SECONDS = 2.0
-_LOOK_SECONDS = 0.1
+_LOOK_SECONDS = 0.02
 
 
 class Hasher(Protocol):
