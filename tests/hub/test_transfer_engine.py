@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from huggingface_hub import snapshot_download
 
+from tests.hub.downloading import Heard
 from tests.loopback import flip_byte, loopback_hub, safetensors, write_model
 from tunesmith.errors import CorruptArtifact, DiskFull, ModelError, RepoNotFound, StoreNotWritable
 from tunesmith.hub.transfer import engine, journal
@@ -15,7 +16,7 @@ from tunesmith.hub.transfer.engine import fetch
 from tunesmith.hub.transfer.journal import Partial
 from tunesmith.hub.transfer.patience import Patience
 from tunesmith.hub.transfer.recheck import recheck
-from tunesmith.hub.transfer.report import Progress, Result
+from tunesmith.hub.transfer.report import Result
 from tunesmith.hub.transfer.source import Source
 from tunesmith.hub.transfer.sources.folder import Folder
 from tunesmith.hub.transfer.sources.huggingface import HuggingFace
@@ -26,18 +27,6 @@ SIZE = 5_000_000
 QUICK = Patience(tries=3, backoff_s=0.01, owner_s=0.3, beat_s=0.05)
 WEIGHTS = "model.safetensors"
 SMALL = ("config.json", "tokenizer.json", "tokenizer_config.json")
-
-
-class Heard:
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.last: Progress | None = None
-
-    def progress(self, progress: Progress) -> None:
-        self.last = progress
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 class Counted:

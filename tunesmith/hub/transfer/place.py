@@ -80,8 +80,8 @@ class Shelf:
         beside = place.with_name(f".{secrets.token_hex(8)}")
         try:
             beside.symlink_to(target)
-        except (NotImplementedError, PermissionError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in (*_FULL, errno.EROFS):
+        except OSError as error:
+            if error.errno in (*_FULL, errno.EROFS):
                 raise
             shutil.copyfile(blob, beside)
         beside.replace(place)

@@ -34,6 +34,12 @@ class Small(Task):
     def release(self, claim: Claim) -> None:
         self._claim = None
 
+    def close(self) -> None:
+        """Nothing of it is open between requests."""
+
+    def discard(self) -> None:
+        """Nothing of it is on the disk before it is whole."""
+
     def restart(self) -> None:
         """Nothing is kept."""
 

@@ -1,6 +1,7 @@
 """One file to bring: which source is asked, what failed so far, and when to ask again."""
 
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Condition
@@ -51,7 +52,7 @@ class Want:
         return [entry.path for entry in self.entries]
 
 
-class Task:
+class Task(ABC):
     """Base of small and large files. The pool's lock is held around `ready`, `claim` and `settle`, nothing else."""
 
     def __init__(self, want: Want, means: Means) -> None:
@@ -75,34 +76,36 @@ class Task:
         self._failures, self._failed_at, self._gained, self._changes = 0, 0.0, 0, 0
 
     @property
+    @abstractmethod
     def done(self) -> int:
         """Bytes of it that are there."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def claims(self) -> list[Claim]:
         """What is being brought for it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def claim(self, connections: int) -> Claim | None:
         """Something to bring now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def carry(self, claim: Claim) -> None:
         """Brings it. Raises a Fault, TunesmithError or OSError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def release(self, claim: Claim) -> None:
-        raise NotImplementedError
+        """It is no longer being brought."""
 
     def gained(self) -> int:
         """Bytes that have come to stay since it was last asked."""
         return 0
 
+    @abstractmethod
     def restart(self) -> None:
         """Throws away what has arrived."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Lets go of what is open; what has arrived stays for the next run."""
 
@@ -144,6 +147,7 @@ class Task:
         self._forget(left[0] if left else self.turn)
         self.restart()
 
+    @abstractmethod
     def discard(self) -> None:
         """Leaves nothing of it on the disk."""
 
