@@ -1,12 +1,11 @@
 """One request for some bytes of a file: where it leads, whether the answer is the one asked for, and its bytes."""
 
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
+from urllib.parse import urljoin, urlsplit
 
-import httpx2
-
+from tunesmith.hub.transfer.connections import Body, Connections
 from tunesmith.hub.transfer.faults import Broke, Changed, Gone, NoRanges, Refused
 from tunesmith.hub.transfer.patience import Patience
 from tunesmith.hub.transfer.source import Remote
@@ -14,7 +13,6 @@ from tunesmith.hub.transfer.source import Remote
 _HOPS = 10
 _AGAIN = (408, 425, 429)
 _EXPIRED = (401, 403, 404, 410)
-_SMALL_BODY = 64 << 10
 
 
 class Ask(NamedTuple):
@@ -35,102 +33,74 @@ class Ask(NamedTuple):
 class Answer:
     """The right bytes, on their way."""
 
-    def __init__(self, response: httpx2.Response) -> None:
-        self._response = response
-        self.address = str(response.url)
-        self.etag = _strong(response.headers.get("etag"))
-        self.end = _end(response)
+    def __init__(self, body: Body, address: str) -> None:
+        self._body, self.address = body, address
+        self.etag = _strong(body.headers.get("etag"))
+        self.end = _end(body)
         """The byte after the last that it brings, when it is a part of the file; None otherwise."""
-
-    def chunks(self) -> Iterator[bytes]:
-        """The body as it arrives. Raises Broke when it ends early."""
-        try:
-            yield from self._response.iter_raw()
-        except (httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as error:
-            raise Broke(_name(error)) from error
-
-    def abort(self) -> None:
-        """Ends the connection from another thread: who waits for its bytes wakes at once."""
-        stream = self._response.extensions.get("network_stream")
-        raw = stream.get_extra_info("socket") if stream else None
-        if isinstance(raw, socket.socket):
-            try:
-                # Not an SSL socket's own method, which would pull the session from under its reader.
-                socket.socket.shutdown(raw, socket.SHUT_RDWR)
-            except OSError:
-                return
+        self.chunks, self.abort = body.chunks, body.abort
 
 
 class Wire:
-    """Keep-alive connections for a whole download."""
+    """What one download asks of its servers, over keep-alive connections."""
 
     def __init__(self, connections: int, patience: Patience) -> None:
-        timeout = httpx2.Timeout(patience.read_s, connect=patience.connect_s, pool=None)
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=connections + 4, keepalive_expiry=30)
-        self._client = httpx2.Client(timeout=timeout, limits=limits, follow_redirects=False)
-        self._patience = patience
+        self._connections, self._patience = Connections(connections + 4, patience), patience
 
     def close(self) -> None:
-        self._client.close()
+        self._connections.close()
 
     @contextmanager
     def open(self, ask: Ask) -> Iterator[Answer]:
         """The answer to `ask`. Raises the faults of `faults`, each before the first byte."""
-        response = self._follow(ask)
+        body, address = self._follow(ask)
         try:
-            self._judge(ask, response)
-            yield Answer(response)
+            self._judge(ask, body, address)
+            yield Answer(body, address)
         finally:
-            response.close()
+            body.close()
 
-    def _follow(self, ask: Ask) -> httpx2.Response:
-        """The first answer that is no redirect; credentials go to the source's own host alone."""
-        address, seen = httpx2.URL(ask.address or ask.remote.url), set()
+    def _follow(self, ask: Ask) -> tuple[Body, str]:
+        """The first answer that is no redirect, and its address; credentials go to the source's own host alone."""
+        address, seen = ask.address or ask.remote.url, set()
         for _ in range(_HOPS):
-            if str(address) in seen:
-                raise Refused(f"redirects in a circle at {address.host}")
-            seen.add(str(address))
-            response = self._send(address, ask)
-            if response.status_code not in (301, 302, 303, 307, 308) or "location" not in response.headers:
-                return response
-            address = self._next(response, address)
+            if address in seen:
+                raise Refused(f"redirects in a circle at {urlsplit(address).hostname}")
+            seen.add(address)
+            body = self._connections.get(address, _headers(address, ask))
+            if body.status not in (301, 302, 303, 307, 308) or "location" not in body.headers:
+                return body, address
+            body.finish()
+            address = _next(address, body.headers["location"])
         raise Refused(f"redirects more than {_HOPS} times")
 
-    def _next(self, response: httpx2.Response, address: httpx2.URL) -> httpx2.URL:
-        try:
-            target = address.join(response.headers["location"])
-        except (httpx2.InvalidURL, ValueError) as error:
-            raise Refused("redirects to an address that is none") from error
-        finally:
-            _finish(response)
-        if target.scheme not in ("http", "https"):
-            raise Refused(f"redirects to a {target.scheme!a} address")
-        return target
-
-    def _send(self, address: httpx2.URL, ask: Ask) -> httpx2.Response:
-        try:
-            request = self._client.build_request("GET", address, headers=_headers(address, ask))
-            return self._client.send(request, stream=True)
-        except httpx2.InvalidURL as error:
-            raise Refused("gives an address that is none") from error
-        except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
-            raise Broke(_name(error)) from error
-
-    def _judge(self, ask: Ask, response: httpx2.Response) -> None:
-        status = response.status_code
+    def _judge(self, ask: Ask, body: Body, address: str) -> None:
+        status, headers = body.status, body.headers
         if status in _AGAIN or status >= 500:
-            wait = self._patience.wait(response.headers.get("retry-after"))
+            wait = self._patience.wait(headers.get("retry-after"))
             raise Broke(f"status {status}", wait, busy=status in (429, 503))
         if status in _EXPIRED and ask.address:
             raise Gone(f"status {status}")
         if status not in (200, 206):
-            if _origin(response.url) != _origin(httpx2.URL(ask.remote.url)):
+            if _origin(address) != _origin(ask.remote.url):
                 raise Broke(f"status {status} where it redirects to")
-            raise Refused(f"status {status}", status, response.headers.get("x-error-code"))
-        if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+            raise Refused(f"status {status}", status, headers.get("x-error-code"))
+        if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
             raise Refused("sends the file in another encoding than it was asked for")
-        _judge_extent(ask, status, response.headers)
-        _judge_etag(ask, response.headers)
+        _judge_extent(ask, status, headers)
+        _judge_etag(ask, headers)
+
+
+def _next(address: str, location: str) -> str:
+    """Where a redirect leads."""
+    try:
+        target = urljoin(address, location)
+        scheme, *_ = _origin(target)
+    except ValueError as error:
+        raise Refused("redirects to an address that is none") from error
+    if scheme not in ("http", "https"):
+        raise Refused(f"redirects to a {scheme!a} address")
+    return target
 
 
 def _judge_extent(ask: Ask, status: int, headers: Mapping[str, str]) -> None:
@@ -158,10 +128,10 @@ def _judge_range(ask: Ask, header: str) -> None:
         raise Refused(f"sends another part than it was asked for (Content-Range {header!a})")
 
 
-def _end(response: httpx2.Response) -> int | None:
-    if response.status_code != 206:
+def _end(body: Body) -> int | None:
+    if body.status != 206:
         return None
-    last: str = response.headers.get("content-range", "").partition("/")[0].rpartition("-")[2]
+    last: str = body.headers.get("content-range", "").partition("/")[0].rpartition("-")[2]
     return int(last) + 1 if last.isdigit() else None
 
 
@@ -171,35 +141,20 @@ def _judge_etag(ask: Ask, headers: Mapping[str, str]) -> None:
         raise Changed("has replaced the file meanwhile (its ETag changed)")
 
 
-def _headers(address: httpx2.URL, ask: Ask) -> dict[str, str]:
+def _headers(address: str, ask: Ask) -> dict[str, str]:
     headers = {"Accept-Encoding": "identity", "User-Agent": "tunesmith"}
-    if str(address) == ask.remote.url or _origin(address) == _origin(httpx2.URL(ask.remote.url)):
+    if address == ask.remote.url or _origin(address) == _origin(ask.remote.url):
         headers |= ask.remote.headers
     if ask.end is not None:
         headers["Range"] = f"bytes={ask.start}-{ask.end - 1}"
     return headers
 
 
-def _origin(address: httpx2.URL) -> tuple[str, str, int]:
-    return address.scheme, address.host.lower(), address.port or (443 if address.scheme == "https" else 80)
+def _origin(address: str) -> tuple[str, str, int]:
+    named = urlsplit(address)
+    return named.scheme, (named.hostname or "").lower(), named.port or (443 if named.scheme == "https" else 80)
 
 
 def _strong(etag: str | None) -> str | None:
     """None for a weak tag, which two servers of the same bytes may differ in."""
     return etag.strip('"') if etag and not etag.startswith("W/") else None
-
-
-def _finish(response: httpx2.Response) -> None:
-    """Reads a short body to its end, so that its connection serves again."""
-    length = response.headers.get("content-length", "")
-    try:
-        if length.isdigit() and int(length) <= _SMALL_BODY:
-            response.read()
-    except (httpx2.HTTPError, OSError):
-        pass
-    finally:
-        response.close()
-
-
-def _name(error: Exception) -> str:
-    return type(error).__name__
