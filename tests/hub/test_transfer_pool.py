@@ -1,15 +1,20 @@
 """Which ranges are asked for, over how many connections, and how long anybody is waited for."""
 
 import email.utils
+import threading
 import time
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunesmith.hub.transfer.journal import Partial
 from tunesmith.hub.transfer.pace import Gauge, Speed, too_slow
 from tunesmith.hub.transfer.patience import Patience
 from tunesmith.hub.transfer.ranges import Claim, Ranges
 from tunesmith.hub.transfer.spans import Spans
+from tunesmith.hub.transfer.verify import Keeper
 
 MIB = 1 << 20
 
@@ -79,6 +84,53 @@ def test_a_busy_server_is_asked_less() -> None:
     for second in range(1, 9):
         gauge.busy(float(second))
     assert gauge.limit == 1
+
+
+def test_two_are_enough_while_this_machine_is_behind_and_more_are_tried_later() -> None:
+    gauge, limits = Gauge(8), []
+    for tenth in range(300):
+        if tenth < 20:
+            gauge.behind(tenth / 10)
+        gauge.look(tenth / 10, tenth * gauge.limit, gauge.limit)
+        limits.append(gauge.limit)
+    assert limits[:3] == [4, 2, 2] and set(limits[2:80]) == {2}
+    assert limits[-1] == 8, "where they help"
+
+
+def test_and_one_stays_one() -> None:
+    gauge = Gauge(1)
+    gauge.behind(0.0)
+    assert gauge.limit == 1
+
+
+class _Behind:
+    """A hasher that waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+
+    def update(self, data: bytes | memoryview, /) -> None:
+        self.go.wait(20)
+
+    def hexdigest(self) -> str:
+        return "0" * 64
+
+
+@pytest.mark.parametrize("there", [0, 64])
+def test_a_file_lags_by_what_arrived_just_now(tmp_path: Path, there: int) -> None:
+    """What an earlier run brought has to be hashed too, but the line need not wait for that."""
+    first = Partial(tmp_path / "x.part", 128 * MIB, "id")
+    first.write(0, bytes(there * MIB))
+    first.close()
+    partial, hasher, ended = Partial(tmp_path / "x.part", 128 * MIB, "id"), _Behind(), threading.Event()
+    keeper = Keeper(partial, hasher, lambda name: ended.set(), pytest.fail)
+    keeper.start()
+    assert not keeper.lags
+    partial.write(there * MIB, bytes((128 - there) * MIB))
+    assert keeper.lags == (there == 0)
+    hasher.go.set()
+    assert ended.wait(60) and not keeper.lags
+    partial.close()
 
 
 def claim_at(rate: float, seconds: float = 20.0) -> Claim:

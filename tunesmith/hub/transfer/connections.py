@@ -93,7 +93,7 @@ class Connections:
         """Keeps `most` of them for each host."""
         self._timeout = urllib3.Timeout(connect=patience.connect_s, read=patience.read_s)
         self._most = most
-        self._managers: dict[str | None, urllib3.PoolManager] = {}
+        self._managers: dict[tuple[str | None, bool], urllib3.PoolManager] = {}
 
     def get(self, address: str, headers: Mapping[str, str]) -> Body:
         """The answer, whatever it says. Raises Broke, or Refused for an address that is none."""
@@ -113,14 +113,15 @@ class Connections:
             manager.clear()
 
     def _manager(self, address: str) -> urllib3.PoolManager:
-        proxy = _proxy(address)
-        if proxy not in self._managers:
-            self._managers[proxy] = self._made(proxy)
-        return self._managers[proxy]
+        key = _proxy(address), address.startswith("https:")
+        if key not in self._managers:
+            self._managers[key] = self._made(*key)
+        return self._managers[key]
 
-    def _made(self, proxy: str | None) -> urllib3.PoolManager:
+    def _made(self, proxy: str | None, secure: bool) -> urllib3.PoolManager:
         make = partial(_through, proxy) if proxy else urllib3.PoolManager
-        manager = make(num_pools=32, maxsize=self._most, ssl_context=_trust())
+        # Reading the authorities takes longer than many a download of a small file.
+        manager = make(num_pools=32, maxsize=self._most, ssl_context=_trust() if secure else None)
         manager.pool_classes_by_scheme = {"http": _Plain, "https": _Secure}
         return manager
 

@@ -94,13 +94,13 @@ def vouched(content: bytes, header: bytes, boot: bytes) -> tuple[Spans, int]:
     return spans, at
 
 
-def peek(part: Path, size: int, identity: str) -> int:
-    """Bytes that are there of a file that another process writes; 0 when it cannot be told."""
+def peek(part: Path, size: int, identity: str) -> Spans:
+    """What is there of a file that another process writes; nothing when it cannot be told."""
     try:
         content = journal_of(part).read_bytes()
     except OSError:
-        return 0
-    return vouched(content, _header(size, identity), boot_tag())[0].clipped(size).total
+        return Spans()
+    return vouched(content, _header(size, identity), boot_tag())[0].clipped(size)
 
 
 class Partial:

@@ -12,7 +12,7 @@ from tunesmith.hub.transfer.journal import Partial, peek
 from tunesmith.hub.transfer.owner import Owner
 from tunesmith.hub.transfer.ranges import Claim, Ranges
 from tunesmith.hub.transfer.task import Means, Task, Want
-from tunesmith.hub.transfer.verify import Keeper
+from tunesmith.hub.transfer.verify import Follower, Keeper, Sealer
 
 _BLOCK = 1 << 20
 _WAIT_SECONDS = 0.5
@@ -28,6 +28,7 @@ class Large(Task):
         self._opening: Claim | None = None
         self._partial: Partial | None = None
         self._keeper: Keeper | None = None
+        self._followers: tuple[Follower, ...] = ()
         self._there = self._elsewhere = 0
         sha256 = want.entry.sha256
         self._identity = f"sha256:{sha256}" if sha256 else f"at:{key}"
@@ -42,6 +43,11 @@ class Large(Task):
         if self.finished:
             return self.want.size
         return partial.received if partial else self._elsewhere
+
+    @property
+    def lags(self) -> bool:
+        """Whether it arrives faster than it is hashed."""
+        return self._keeper is not None and self._keeper.lags
 
     @property
     def claims(self) -> list[Claim]:
@@ -96,8 +102,8 @@ class Large(Task):
         self.close()
 
     def close(self) -> None:
-        if self._keeper:
-            self._keeper.stop()
+        for follower in self._followers:
+            follower.stop()
         partial, self._partial = self._partial, None
         try:
             if partial:
@@ -116,7 +122,7 @@ class Large(Task):
             self.reused = self.want.size
             return self._place(self.want.entry.sha256)
         if not ours:
-            self._elsewhere = peek(shelf.part(self._key), self.want.size, self._identity)
+            self._elsewhere = peek(shelf.part(self._key), self.want.size, self._identity).total
             self.not_before = time.monotonic() + _WAIT_SECONDS
             return None
         partial = Partial(shelf.part(self._key), self.want.size, self._identity)
@@ -127,13 +133,15 @@ class Large(Task):
         return None
 
     def _watch(self, partial: Partial) -> None:
-        if self._keeper:
-            self._keeper.stop()
+        for follower in self._followers:
+            follower.stop()
         if self.digest.wanted is None:
             with suppress(TunesmithError):
                 self.digest = self.digest._replace(git=self.means.supply.git_id(self.want.entry))
         self._keeper = Keeper(partial, self.digest.start(self.want.size), self._whole, self._wake)
-        self._keeper.start()
+        self._followers = (self._keeper, Sealer(partial, self._wake))
+        for follower in self._followers:
+            follower.start()
 
     def _write(self, claim: Claim, chunks: Iterable[bytes], end: int) -> None:
         """Puts the bytes where they belong; `end`: the byte after the last that was promised."""

@@ -7,6 +7,8 @@ from statistics import median
 from tunesmith.hub.transfer.patience import Patience
 from tunesmith.hub.transfer.ranges import Claim
 
+_FEW = 2
+"""Connections that are enough where this machine, not the line, is what takes the time."""
 _FIRST = 8
 """Connections to begin with: finding out costs more than a few that do not help."""
 _STEP_SECONDS = 0.8
@@ -15,8 +17,8 @@ _HOLD_SECONDS = 8.0
 
 
 class Gauge:
-    """The number of connections in use: a handful at first, more while the total rate rises with them, and half of them
-    whenever a server says that it is asked too much.
+    """The number of connections in use: a handful at first, more while the total rate rises with them, half of them
+    whenever a server says that it is asked too much, and two where this machine is what takes the time.
     """
 
     def __init__(self, most: int) -> None:
@@ -38,13 +40,20 @@ class Gauge:
         if used >= self.limit and now >= self._hold_until:
             self._step(now, rate)
 
+    def behind(self, now: float) -> None:
+        """What arrives waits to be hashed: more connections would only take the processor away from that."""
+        self._cut(now, max(self.limit // 2, min(_FEW, self.limit)))
+
     def busy(self, now: float) -> None:
         """A server said that it is asked too much."""
         # Those that were asked before the first such answer say nothing new.
         if now >= self._busy_until:
-            self.limit = max(1, self.limit // 2)
-            self._before, self._best = self.limit, 0.0
-            self._hold_until, self._busy_until = now + _HOLD_SECONDS, now + _STEP_SECONDS
+            self._cut(now, max(1, self.limit // 2))
+            self._busy_until = now + _STEP_SECONDS
+
+    def _cut(self, now: float, limit: int) -> None:
+        self.limit = self._before = limit
+        self._best, self._hold_until = 0.0, now + _HOLD_SECONDS
 
     def _step(self, now: float, rate: float) -> None:
         if rate > self._best * _GAIN:

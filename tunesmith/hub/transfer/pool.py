@@ -159,12 +159,19 @@ class Pool:
     def _look(self) -> None:
         now = time.monotonic()
         with self._lock:
+            if self._lags():
+                self._gauge.behind(now)
             self._gauge.look(now, self.received() + _FILE_WORTH * self._finished, len(self._at_work))
             for claim in too_slow(self._at_work, now, self._means.patience):
                 claim.drop()
             self._lock.notify_all()
         if now - self._reported >= _REPORT_SECONDS:
             self._report(now)
+
+    def _lags(self) -> bool:
+        """Whether all that is on its way arrives faster than it is hashed."""
+        tasks = set(self._at_work.values())
+        return bool(tasks) and all(isinstance(task, Large) and task.lags for task in tasks)
 
     def reused(self) -> int:
         """Bytes that were on the disk before."""

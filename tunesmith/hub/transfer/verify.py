@@ -1,4 +1,4 @@
-"""Digests of a file while it arrives: a thread follows the bytes that are there without a hole, and flushes them."""
+"""What happens to a file while it arrives: one thread hashes it, up to its first hole, one flushes it to the disk."""
 
 import hashlib
 import re
@@ -17,6 +17,7 @@ _TURN_BLOCKS = 4
 _WINDOW_BYTES = 8 << 20
 _WINDOW_SECONDS = 2.0
 _LOOK_SECONDS = 0.02
+_LAG_BYTES = 32 << 20
 
 
 class Hasher(Protocol):
@@ -54,19 +55,14 @@ def git_id(etag: str | None) -> str | None:
     return etag if etag and _GIT_ID.fullmatch(etag) else None
 
 
-class Keeper(threading.Thread):
-    """Hashes and seals one partial file while others write it; when it is whole, `done` is told its digest."""
+class Follower(threading.Thread):
+    """Works on one partial file while others write it, until it is done with it, or stopped."""
 
-    def __init__(
-        self, partial: Partial, hasher: Hasher, done: Callable[[str], None], failed: Callable[[Exception], None]
-    ) -> None:
-        """`done` and `failed` are called from this thread, once, one of them, or neither when it was stopped."""
-        super().__init__(name=f"keeper {partial.path.name[:12]}", daemon=True)
-        self._partial, self._hasher = partial, hasher
-        self._done, self._failed = done, failed
+    def __init__(self, partial: Partial, failed: Callable[[Exception], None]) -> None:
+        """`failed` is called from this thread, unless it was stopped before."""
+        super().__init__(name=f"{type(self).__name__} {partial.path.name[:12]}", daemon=True)
+        self._partial, self._failed = partial, failed
         self._stopped = threading.Event()
-        self._block = memoryview(bytearray(min(_BLOCK, partial.size)))
-        self._hashed, self._sealed_at = 0, time.monotonic()
 
     def stop(self) -> None:
         """Ends it soon."""
@@ -74,27 +70,54 @@ class Keeper(threading.Thread):
 
     def run(self) -> None:
         try:
-            # A descriptor of its own: the writers close theirs whenever they like.
-            with self._partial.path.open("rb", buffering=0) as file:
-                self._follow(file)
+            self.follow()
         except Exception as error:
             if not self._stopped.is_set():
                 self._failed(error)
 
-    def _follow(self, file: FileIO) -> None:
-        while not self._stopped.is_set():
-            self._seal()
-            if not self._hash(file) and self._hashed < self._partial.size:
-                self._stopped.wait(_LOOK_SECONDS)
-            if self._hashed == self._partial.size:
-                return self._done(self._hasher.hexdigest())
-        return None
+    def follow(self) -> None:
+        """The work."""
+        raise NotImplementedError
 
-    def _seal(self) -> None:
-        due = time.monotonic() - self._sealed_at > _WINDOW_SECONDS
-        if (waiting := self._partial.unsealed) and (due or waiting >= _WINDOW_BYTES):
-            self._partial.seal()
-            self._sealed_at = time.monotonic()
+
+class Sealer(Follower):
+    """Flushes what has arrived, apart from the hashing, which would stand still for as long as the disk takes."""
+
+    def follow(self) -> None:
+        sealed_at = time.monotonic()
+        while not (self._stopped.wait(_LOOK_SECONDS) or self._partial.closed):
+            due = time.monotonic() - sealed_at > _WINDOW_SECONDS
+            if (waiting := self._partial.unsealed) and (due or waiting >= _WINDOW_BYTES):
+                self._partial.seal()
+                sealed_at = time.monotonic()
+
+
+class Keeper(Follower):
+    """Hashes what has arrived, up to the first hole; when the file is whole, `done` is told its digest."""
+
+    def __init__(
+        self, partial: Partial, hasher: Hasher, done: Callable[[str], None], failed: Callable[[Exception], None]
+    ) -> None:
+        """One of `done` and `failed` is called from this thread, once, or neither when it was stopped."""
+        super().__init__(partial, failed)
+        self._hasher, self._done = hasher, done
+        self._block = memoryview(bytearray(min(_BLOCK, partial.size)))
+        self._hashed, self._found = 0, partial.prefix
+
+    @property
+    def lags(self) -> bool:
+        """Whether a lot that arrived just now waits to be hashed; what was there before does not count."""
+        return self._hashed >= self._found and self._partial.prefix - self._hashed > _LAG_BYTES
+
+    def follow(self) -> None:
+        # A descriptor of its own: the writers close theirs whenever they like.
+        with self._partial.path.open("rb", buffering=0) as file:
+            while not self._stopped.is_set():
+                if not self._hash(file) and self._hashed < self._partial.size:
+                    self._stopped.wait(_LOOK_SECONDS)
+                if self._hashed == self._partial.size:
+                    return self._done(self._hasher.hexdigest())
+        return None
 
     def _hash(self, file: FileIO) -> bool:
         """A few MiB of what is there; whether there was any."""
