@@ -22,7 +22,8 @@ from tunesmith.worker import ERROR, EVENTS, JOB, LOG
 _POLL_SECONDS = 0.2
 _PASSED_ON = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
-    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "LD_LIBRARY_PATH",
+    "http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
+    "LD_LIBRARY_PATH",
 )  # fmt: skip
 _PASSED_ON_PREFIXES = ("HF_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "TUNESMITH_", "VLLM_", "PYTORCH_")
 _WISE = {

@@ -1,6 +1,6 @@
-"""A download in a process of its own, for tests that kill it: `python -m tests.hub.client ADDRESS CACHE`.
+"""A download in a process of its own, for tests that kill it: `python -m tests.hub.client ADDRESS CACHE PATIENCE`.
 
-Prints the result's facts as JSON; an error of ours as its class and sentence, with its exit code.
+PATIENCE is JSON: what differs from this module's own. Prints the result's facts as JSON; an error of ours as its class and sentence, with its exit code.
 """
 
 import json
@@ -20,8 +20,11 @@ REPO = "acme/tiny"
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def start(hub: FaultyHub, cache: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.hub.client", hub.address, str(cache)]
+_PATIENCE = {"read_s": 2, "backoff_s": 0.05, "longest_backoff_s": 0.2, "owner_s": 1.5, "beat_s": 0.3}
+
+
+def start(hub: FaultyHub, cache: Path, **patience: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.hub.client", hub.address, str(cache), json.dumps(patience)]
     return subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -33,6 +36,13 @@ def finish(process: subprocess.Popen[str]) -> dict[str, object]:
     return facts
 
 
+def refusal(process: subprocess.Popen[str]) -> str:
+    """The class and the sentence that a download ended with."""
+    said, complaint = process.communicate(timeout=60)
+    assert process.returncode == 78 and said.count("\n") == 1, said + complaint
+    return said.strip()
+
+
 def until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Returns once something happened while the process still runs."""
     while not happened():
@@ -40,8 +50,8 @@ def until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.002)
 
 
-def main(address: str, cache: str) -> int:
-    patience = Patience(read_s=2, backoff_s=0.05, longest_backoff_s=0.2, owner_s=1.5, beat_s=0.3)
+def main(address: str, cache: str, changes: str) -> int:
+    patience = Patience(**(_PATIENCE | json.loads(changes)))
     try:
         result = fetch([HuggingFace(address)], REPO, cache=Path(cache), patience=patience)
     except TunesmithError as error:
@@ -52,4 +62,4 @@ def main(address: str, cache: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2]))
+    sys.exit(main(*sys.argv[1:]))

@@ -5,6 +5,7 @@ Large files are redirected to a CDN under another name (`localhost`, where the h
 
 import json
 import secrets
+import ssl
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -71,9 +72,20 @@ class Rule:
 
 
 class FaultyHub:
-    """Serves repos until the block ends. `rate` is bytes a second of each connection."""
+    """Serves repos until the block ends. `rate` is bytes a second of each connection.
 
-    def __init__(self, repos: dict[str, Repo], *rules: Rule, rate: float | None = None) -> None:
+    `tls`: the certificate of the hub; `cdn_tls`: that of its CDN, where it is another one.
+    """
+
+    def __init__(
+        self,
+        repos: dict[str, Repo],
+        *rules: Rule,
+        rate: float | None = None,
+        tls: ssl.SSLContext | None = None,
+        cdn_tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._tls = tls, cdn_tls or tls
         self.repos = repos
         self.rules = list(rules)
         self.rate = rate
@@ -84,9 +96,10 @@ class FaultyHub:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
-        self._hub, self._cdn = Listener(self._serve), Listener(self._serve)
-        self.address = f"http://127.0.0.1:{self._hub.port}"
-        self.cdn = f"http://localhost:{self._cdn.port}"
+        self._hub, self._cdn = (Listener(self._serve, tls) for tls in self._tls)
+        scheme = "https" if self._tls[0] else "http"
+        self.address = f"{scheme}://127.0.0.1:{self._hub.port}"
+        self.cdn = f"{scheme}://localhost:{self._cdn.port}"
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

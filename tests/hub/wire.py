@@ -1,6 +1,7 @@
 """HTTP/1.1 written by hand over threads, because a server library will not send what a broken server sends."""
 
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -61,7 +62,7 @@ class Peer:
     """One client's connection."""
 
     def __init__(self, connection: socket.socket, closing: threading.Event) -> None:
-        self._socket = connection
+        self.socket = connection
         self._closing = closing
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._lines = connection.makefile("rb")
@@ -82,20 +83,24 @@ class Peer:
         announced = answer.length if answer.announced is None else answer.announced
         lines = [f"HTTP/1.1 {answer.status} {_REASONS.get(answer.status, 'Said')}"]
         lines += [f"{name}: {value}" for name, value in ({"Content-Length": announced} | answer.headers).items()]
-        self._socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        self.socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
         if bodyless:
             return answer.end is None
         self._send_body(answer, count)
         if answer.surplus:
-            self._socket.sendall(answer.surplus)
+            self.socket.sendall(answer.surplus)
         if answer.end:
             self._break_off(answer.end)
         return answer.end is None and announced == answer.length and not answer.surplus
 
+    def send(self, data: bytes) -> None:
+        """As it is."""
+        self.socket.sendall(data)
+
     def close(self) -> None:
         with suppress(OSError):
             self._lines.close()
-            self._socket.close()
+            self.socket.close()
 
     def _send_body(self, answer: Answer, count: Callable[[int], None]) -> None:
         length = min(answer.length, answer.end_after) if answer.end else answer.length
@@ -103,7 +108,7 @@ class Peer:
         sent, began = 0, time.monotonic()
         while sent < length and not self._closing.is_set():
             data = answer.content.read(answer.start + sent, min(chunk, length - sent))
-            self._socket.sendall(data)
+            self.socket.sendall(data)
             sent += len(data)
             count(len(data))
             if answer.meanwhile:
@@ -114,20 +119,21 @@ class Peer:
     def _break_off(self, how: End) -> None:
         if how == "stall":
             # Until the client gives up, or the test ends.
-            self._socket.settimeout(0.2)
+            self.socket.settimeout(0.2)
             while not self._closing.is_set():
                 with suppress(TimeoutError):
-                    if not self._socket.recv(1):
+                    if not self.socket.recv(1):
                         break
         if how == "reset":
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Listener:
     """A port of its own, and a thread for every connection to it."""
 
-    def __init__(self, serve: Callable[[Peer], None]) -> None:
-        self._serve = serve
+    def __init__(self, serve: Callable[[Peer], None], tls: ssl.SSLContext | None = None) -> None:
+        """`tls`: the certificate that is shown, where the connections are encrypted."""
+        self._serve, self._tls = serve, tls
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port: int = self._socket.getsockname()[1]
         self.closing = threading.Event()
@@ -148,11 +154,14 @@ class Listener:
             except OSError:
                 return
             self.connections += 1
-            threading.Thread(target=self._attend, args=(Peer(connection, self.closing),), daemon=True).start()
+            threading.Thread(target=self._attend, args=(connection,), daemon=True).start()
 
-    def _attend(self, peer: Peer) -> None:
-        try:
-            with suppress(OSError, ValueError):
+    def _attend(self, connection: socket.socket) -> None:
+        # A client that does not trust the certificate ends the handshake.
+        with suppress(OSError, ValueError), connection:
+            secured = self._tls.wrap_socket(connection, server_side=True) if self._tls else connection
+            peer = Peer(secured, self.closing)
+            try:
                 self._serve(peer)
-        finally:
-            peer.close()
+            finally:
+                peer.close()

@@ -26,6 +26,7 @@ from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 
 from tunesmith.artifacts import FileEntry
 from tunesmith.errors import GatedRepo, HubUnavailable, ModelError, RepoNotFound, TunesmithError
+from tunesmith.hub.between import barred, unreadable
 from tunesmith.hub.names import check_commit, check_path, check_sha256, fault_of_path
 
 Kind = Literal["model", "dataset"]
@@ -101,7 +102,7 @@ class Hub:
         except (XetDownloadError, OSError) as error:
             # huggingface_hub's own OSErrors (a file shorter than announced) carry no errno; the system's do.
             if isinstance(error, OSError) and error.errno is not None:
-                raise
+                raise (unreadable() or error) from error
             raise self._unavailable(error) from error
 
     def _ask(self, repo: str, revision: str, kind: Kind) -> ModelInfo | DatasetInfo:
@@ -150,7 +151,7 @@ class Hub:
             return self.refusal(404, "RevisionNotFound", repo, revision, kind)
         if isinstance(error, EntryNotFoundError | FileMetadataError):
             return self.refusal(404, "EntryNotFound", repo, revision, kind)
-        return self._unavailable(error)
+        return barred(error, self.address) or self._unavailable(error)
 
     def refusal(self, status: int, code: str | None, repo: str, revision: str, kind: Kind = "model") -> TunesmithError:
         """The sentence for an answer with this status and, where the hub says it, this `X-Error-Code`."""

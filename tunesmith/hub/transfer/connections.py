@@ -20,7 +20,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, LocationValueError
 from urllib3.response import HTTPResponse
 
-from tunesmith.hub.transfer.faults import Broke, Refused
+from tunesmith.hub.between import barred
+from tunesmith.hub.transfer.faults import Broke, Explained, Refused
 from tunesmith.hub.transfer.patience import Patience
 
 _BLOCK = 256 << 10
@@ -96,7 +97,7 @@ class Connections:
         self._managers: dict[tuple[str | None, bool], urllib3.PoolManager] = {}
 
     def get(self, address: str, headers: Mapping[str, str]) -> Body:
-        """The answer, whatever it says. Raises Broke, or Refused for an address that is none."""
+        """The answer, whatever it says. Raises Broke, Refused for an address that is none, or Explained."""
         try:
             response = self._manager(address).urlopen(
                 "GET", address, headers=headers, retries=False, redirect=False, preload_content=False,
@@ -105,7 +106,7 @@ class Connections:
         except (LocationValueError, UnicodeError) as error:
             raise Refused("gives an address that is none") from error
         except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-            raise _fault(error) from error
+            raise _fault(error, address) from error
         return Body(response)
 
     def close(self) -> None:
@@ -153,14 +154,10 @@ def _proxy(address: str) -> str | None:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def _fault(error: Exception) -> Broke | Refused:
+def _fault(error: Exception, address: str) -> Broke | Explained:
     """What an attempt without an answer means."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return Refused(f"shows a certificate that is not trusted ({cause.verify_message})")
-        cause = cause.__cause__ or cause.__context__
-    return Broke(_name(error))
+    refusal = barred(error, urlsplit(address).hostname or address)
+    return Explained(refusal) if refusal else Broke(_name(error))
 
 
 def _name(error: Exception) -> str:

@@ -5,13 +5,15 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
+import httpx2
+
+from tunesmith.hub.between import barred, unreadable
 
 _TRIES = 3
 _LONGEST_PAUSE_SECONDS = 30.0
 _MOST_BYTES = 256 << 20
 """No listing is longer."""
-_TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+_TIMEOUT = httpx2.Timeout(30.0, connect=10.0)
 
 
 class NoAnswer(Exception):
@@ -34,8 +36,8 @@ class Asker:
         self._headers = dict(headers)
 
     def ask(self, path: str, **query: str) -> Any:
-        """What stands at `path`. Raises NoAnswer or Denied."""
-        with httpx.Client(headers=self._headers, timeout=_TIMEOUT, follow_redirects=True) as client:
+        """What stands at `path`. Raises NoAnswer, Denied, or ModelError for a certificate that is not trusted."""
+        with _client(self._headers) as client:
             for attempt in range(_TRIES):
                 try:
                     return _read(client, self._address + path, query)
@@ -54,23 +56,30 @@ class _Again(Exception):
         self.pause = pause
 
 
-def _read(client: httpx.Client, address: str, query: Mapping[str, str]) -> Any:
+def _client(headers: Mapping[str, str]) -> httpx2.Client:
+    try:
+        return httpx2.Client(headers=headers, timeout=_TIMEOUT, follow_redirects=True)
+    except OSError as error:
+        raise (unreadable() or error) from error
+
+
+def _read(client: httpx2.Client, address: str, query: Mapping[str, str]) -> Any:
     try:
         with client.stream("GET", address, params=query) as response:
             if response.status_code in (408, 429) or response.status_code >= 500:
                 raise _Again(f"status {response.status_code}", _retry_after(response))
-            if response.status_code != httpx.codes.OK:
+            if response.status_code != httpx2.codes.OK:
                 raise Denied(response.status_code)
             return _decode(response)
-    except httpx.TooManyRedirects as error:
+    except httpx2.TooManyRedirects as error:
         raise NoAnswer("redirects without end") from error
-    except httpx.TransportError as error:
-        raise _Again(type(error).__name__) from error
-    except httpx.InvalidURL as error:
+    except httpx2.TransportError as error:
+        raise (barred(error, error.request.url.host) or _Again(type(error).__name__)) from error
+    except httpx2.InvalidURL as error:
         raise NoAnswer("a redirect to no URL") from error
 
 
-def _decode(response: httpx.Response) -> Any:
+def _decode(response: httpx2.Response) -> Any:
     body = bytearray()
     for chunk in response.iter_bytes():
         body += chunk
@@ -82,7 +91,7 @@ def _decode(response: httpx.Response) -> Any:
         raise NoAnswer("not JSON") from error
 
 
-def _retry_after(response: httpx.Response) -> float | None:
+def _retry_after(response: httpx2.Response) -> float | None:
     # The other form is a date, which means nothing when one of the clocks is wrong.
     said = response.headers.get("Retry-After", "")
     return float(said) if said.isdigit() else None
