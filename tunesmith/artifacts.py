@@ -39,6 +39,8 @@ class ModelSource(Spec):
     """Hub address; None for a folder."""
     path: Where[str | None] = None
     """The folder, for a local model."""
+    xet: Where[bool] = False
+    """Whether hf_xet brings what the hub has in Xet."""
     config: dict[str, Any]
     """The model's config.json."""
 

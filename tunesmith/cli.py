@@ -128,13 +128,14 @@ def download(
     include: Annotated[list[str], typer.Option(metavar="GLOB", help="Only files that match.")] = [],  # noqa: B006
     cache: CacheOption = None,
     connections: Annotated[int, typer.Option(help="At most so many at once.")] = 8,
+    xet: Annotated[bool, typer.Option("--xet", help="Through hf_xet what the hub has in Xet.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bring a repo into the Hugging Face cache: resumed to the byte, verified, from the first source that has it."""
     from tunesmith import show
     from tunesmith.hub.transfer import command
 
-    facts = command.download(model, sources, include, cache, connections)
+    facts = command.download(model, sources, include, cache, connections, xet)
     show.json_line(facts) if as_json else command.tell_download(facts)
 
 

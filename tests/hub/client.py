@@ -1,6 +1,6 @@
-"""A download in a process of its own, for tests that kill it: `python -m tests.hub.client ADDRESS CACHE PATIENCE`.
+"""A download in a process of its own, for tests that kill it: `python -m tests.hub.client ADDRESS CACHE CHANGES`.
 
-PATIENCE is JSON: what differs from this module's own. Prints the result's facts as JSON; an error of ours as its class and sentence, with its exit code.
+CHANGES is JSON: what differs from this module's own patience, and `xet`. Prints the result's facts as JSON; an error of ours as its class and sentence, with its exit code.
 """
 
 import json
@@ -23,8 +23,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 _PATIENCE = {"read_s": 2, "backoff_s": 0.05, "longest_backoff_s": 0.2, "owner_s": 1.5, "beat_s": 0.3}
 
 
-def start(hub: FaultyHub, cache: Path, **patience: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.hub.client", hub.address, str(cache), json.dumps(patience)]
+def start(hub: FaultyHub, cache: Path, *, xet: bool = False, **patience: float) -> subprocess.Popen[str]:
+    changes = json.dumps(patience | {"xet": xet})
+    command = [sys.executable, "-m", "tests.hub.client", hub.address, str(cache), changes]
     return subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -51,9 +52,10 @@ def until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 
 def main(address: str, cache: str, changes: str) -> int:
-    patience = Patience(**(_PATIENCE | json.loads(changes)))
+    wanted = _PATIENCE | json.loads(changes)
+    xet = bool(wanted.pop("xet"))
     try:
-        result = fetch([HuggingFace(address)], REPO, cache=Path(cache), patience=patience)
+        result = fetch([HuggingFace(address)], REPO, cache=Path(cache), patience=Patience(**wanted), xet=xet)
     except TunesmithError as error:
         print(type(error).__name__, error)
         return error.exit_code

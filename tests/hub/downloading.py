@@ -28,10 +28,14 @@ class Heard:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self.last: Progress | None = None
+        self.steps: list[Progress] = []
+
+    @property
+    def last(self) -> Progress | None:
+        return self.steps[-1] if self.steps else None
 
     def progress(self, progress: Progress) -> None:
-        self.last = progress
+        self.steps.append(progress)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -43,13 +47,14 @@ class Download(NamedTuple):
     cache: Path
     patience: Patience
     heard: Heard
+    xet: bool = False
 
     def fetch(self, *hubs: FaultyHub | str, revision: str = "main", include: Sequence[str] = ()) -> Result:
         addresses = [hub if isinstance(hub, str) else hub.address for hub in hubs]
         return self.fetch_from([HuggingFace(address) for address in addresses], revision, include)
 
     def fetch_from(self, sources: Sequence[Source], revision: str = "main", include: Sequence[str] = ()) -> Result:
-        return fetch(sources, REPO, revision, "model", include, self.cache, 8, self.heard, self.patience)
+        return fetch(sources, REPO, revision, "model", include, self.cache, 8, self.heard, self.patience, self.xet)
 
     def refusal(
         self, kind: type[TunesmithError], hub: FaultyHub | str, table: Outcomes, section: str, fault: str

@@ -15,11 +15,12 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from tests.hub.cas import Cas
 from tests.hub.content import Content, Held
 from tests.hub.repo import Repo, is_large
 from tests.hub.wire import Answer, Head, Listener, Peer
 
-Where = Literal["info", "tree", "resolve", "cdn", "other"]
+Where = Literal["info", "tree", "resolve", "cdn", "token", "other"]
 
 
 class Asked(NamedTuple):
@@ -74,7 +75,8 @@ class Rule:
 class FaultyHub:
     """Serves repos until the block ends. `rate` is bytes a second of each connection.
 
-    `tls`: the certificate of the hub; `cdn_tls`: that of its CDN, where it is another one.
+    `tls`: the certificate of the hub; `cdn_tls`: that of its CDN, where it is another one. `xet`: where it has large
+    files too.
     """
 
     def __init__(
@@ -84,7 +86,9 @@ class FaultyHub:
         rate: float | None = None,
         tls: ssl.SSLContext | None = None,
         cdn_tls: ssl.SSLContext | None = None,
+        xet: Cas | None = None,
     ) -> None:
+        self._xet = xet
         self._tls = tls, cdn_tls or tls
         self.repos = repos
         self.rules = list(rules)
@@ -164,6 +168,8 @@ class FaultyHub:
             return refusal(404, "RevisionNotFound", f"no revision {asked.revision}")
         if asked.where == "info":
             return self._info(asked, repo, files)
+        if asked.where == "token" and self._xet:
+            return self._xet.token()
         if asked.where == "tree":
             return said(repo.tree(files)).saying(X_Repo_Commit=repo.commit)
         if asked.path not in files:
@@ -189,7 +195,8 @@ class FaultyHub:
         self._signatures[signature] = 0
         place = f"{self.cdn}/cdn/{asked.repo}/{commit}/{quote(asked.path)}?Signature={signature}"
         linked = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(content.size), "ETag": f'"{digest}"'}
-        return Answer(302, {"Location": place, "X-Repo-Commit": commit} | linked)
+        kept = self._xet.named(content, f"{self.address}/api/models/{asked.repo}", commit) if self._xet else {}
+        return Answer(302, {"Location": place, "X-Repo-Commit": commit} | linked | kept)
 
     def _signed(self, asked: Asked, content: Content, repo: Repo) -> Answer:
         (signature,) = parse_qs(urlsplit(asked.head.target).query).get("Signature", [""])
@@ -205,9 +212,10 @@ def understand(head: Head) -> Asked:
     parts = [unquote(part) for part in urlsplit(head.target).path.strip("/").split("/")]
     host = head.headers.get("host", "")
     if parts[0] == "api" and len(parts) >= 4:
-        tree = len(parts) > 4 and parts[4] == "tree"
+        endpoints: dict[str, Where] = {"tree": "tree", "xet-read-token": "token"}
+        where = endpoints.get(parts[4] if len(parts) > 4 else "", "info")
         revision = "/".join(parts[5:]) or "main"
-        return Asked("tree" if tree else "info", "/".join(parts[2:4]), "", revision, host, head)
+        return Asked(where, "/".join(parts[2:4]), "", revision, host, head)
     if parts[0] == "cdn" and len(parts) > 4:
         return Asked("cdn", "/".join(parts[1:3]), "/".join(parts[4:]), parts[3], host, head)
     if len(parts) > 4 and parts[2] == "resolve":

@@ -43,7 +43,7 @@ def _from_hub(source: HuggingFace, spec: ModelSpec) -> ModelSource:
         raise (hub.not_cached(repo, revision) if hub.offline else error) from error
     entries = {entry.path: entry for entry in files}
     config = _describe(files, lambda path: bring(supply, [entries[path]]).path / path, where)
-    return ModelSource(repo=repo, commit=listing.commit, files=files, endpoint=hub.address, config=config)
+    return ModelSource(repo=repo, commit=listing.commit, files=files, endpoint=hub.address, xet=spec.xet, config=config)
 
 
 def _from_folder(folder: Path, spec: ModelSpec) -> ModelSource:

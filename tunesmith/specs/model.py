@@ -24,6 +24,8 @@ class ModelSpec(Spec):
     """Take weights that are there as pickles only, and make safetensors of them; nothing in them is run."""
     hub: Where[str | None] = None
     """The hub's address; unset, HF_ENDPOINT or huggingface.co."""
+    xet: Where[bool] = False
+    """Bring through hf_xet what the hub has in Xet; the rest comes over HTTP, as everything does otherwise."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelSpec":

@@ -21,7 +21,7 @@ _MOST_CONNECTIONS = 64
 
 
 def download(
-    target: str, sources: Sequence[str], include: Sequence[str], cache: Path | None, connections: int
+    target: str, sources: Sequence[str], include: Sequence[str], cache: Path | None, connections: int, xet: bool
 ) -> dict[str, Any]:
     """Brings a repo into the cache and shows how it goes; the Result's facts. Raises what `fetch` raises."""
     if not 1 <= connections <= _MOST_CONNECTIONS:
@@ -29,7 +29,7 @@ def download(
     repo, revision, kind = parse_target(target)
     found = [parse_source(text) for text in sources or ("hf",)]
     with shown() as report:
-        return fetch(found, repo, revision, kind, include, cache, connections, report).facts()
+        return fetch(found, repo, revision, kind, include, cache, connections, report, xet=xet).facts()
 
 
 def verify(target: str, cache: Path | None) -> dict[str, Any]:

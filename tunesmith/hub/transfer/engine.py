@@ -18,6 +18,7 @@ from tunesmith.hub.transfer.source import Kind, Source
 from tunesmith.hub.transfer.supply import Asked, Supply
 from tunesmith.hub.transfer.task import Means, Want
 from tunesmith.hub.transfer.wire import Wire
+from tunesmith.hub.transfer.xet import equip
 from tunesmith.store import sha256
 
 CONNECTIONS = 8
@@ -33,19 +34,20 @@ def fetch(
     connections: int = CONNECTIONS,
     report: Report | None = None,
     patience: Patience | None = None,
+    xet: bool = False,
 ) -> Result:
     """Downloads the files that match one of the globs `include` (all, when there is none) at one commit.
 
-    `cache` is HF_HUB_CACHE unless it is given; at most `connections` requests run at once. Raises what the sources
-    raise, CorruptArtifact, DiskFull, StoreNotWritable, HubUnavailable or ModelError; what has arrived by then, or by
-    Ctrl-C, stays for the next call.
+    `cache` is HF_HUB_CACHE unless it is given; at most `connections` requests run at once; `xet`: through hf_xet what
+    the hub has in Xet. Raises what the sources raise, CorruptArtifact, DiskFull, StoreNotWritable, HubUnavailable,
+    EnvironmentMissing or ModelError; what has arrived by then, or by Ctrl-C, stays for the next call.
     """
     patience = patience or Patience()
     supply = Supply(sources, Asked(repo, revision, kind), patience)
     entries = [entry for entry in supply.listed.files if not include or _matches(entry.path, include)]
     if not entries:
         raise ModelError(f"No file of {repo} at {revision} matches {', '.join(include) or '*'}: check --include.")
-    return bring(supply, entries, cache, connections, report, patience)
+    return bring(supply, entries, cache, connections, report, patience, xet)
 
 
 def bring(
@@ -55,6 +57,7 @@ def bring(
     connections: int = CONNECTIONS,
     report: Report | None = None,
     patience: Patience | None = None,
+    xet: bool = False,
 ) -> Result:
     """The same for files that are chosen already."""
     began, patience, report = time.monotonic(), patience or Patience(), report or Silent()
@@ -66,7 +69,9 @@ def bring(
         missing, linked = _missing(shelf, entries, report)
         check_free_disk(missing, shelf.cache, _there(shelf, missing))
         used: set[str] = set()
-        moved = _run(supply, shelf, missing, connections, report, patience, used) if missing else _Moved(0, 0, 0)
+        moved = _Moved(0, 0, 0)
+        if missing:
+            moved = _run(supply, shelf, missing, connections, report, patience, used, xet)
         if asked.revision != commit:
             shelf.note_revision(asked.revision)
         shelf.tidy()
@@ -100,10 +105,11 @@ def _run(
     report: Report,
     patience: Patience,
     used: set[str],
+    xet: bool,
 ) -> _Moved:
     """Brings the missing files."""
     shelf.blobs.mkdir(parents=True, exist_ok=True)
-    wire = Wire(connections, patience)
+    wire, patience = equip(connections, patience, report) if xet else (Wire(connections, patience), patience)
     means = Means(supply, shelf, wire, patience, report, threading.Condition(threading.RLock()), used=used)
     pool = Pool([(want, _key(want, shelf)) for want in _wants(missing)], means, connections)
     try:

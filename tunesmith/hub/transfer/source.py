@@ -25,6 +25,8 @@ class Remote(NamedTuple):
     headers: Mapping[str, str]
     """For that address's host alone."""
     etag: str | None = None
+    xet: bool = False
+    """Whether to ask the hub if it has them in Xet too."""
 
 
 class Source(Protocol):

@@ -158,6 +158,9 @@ class Task(ABC):
             if self.digest.wanted is None:
                 self.digest = Digest(None, self.means.supply.git_id(self.want.entry))
             there = self.means.supply.locate(self.turn, self.want.entry, self.digest.wanted is not None)
+            if isinstance(there, Remote) and self._wrong.get(self.turn):
+                # What was wrong may have come through Xet: fetched anew, it comes the other way.
+                there = there._replace(xet=False)
             if epoch == self.epoch:
                 self._remote = there
         return there
@@ -167,7 +170,7 @@ class Task(ABC):
 
     def learn(self, claim: Claim, answer: Answer) -> None:
         """Remembers where a request was led to, and gives the claim its connection."""
-        claim.answer = answer
+        claim.answer, claim.alone = answer, claim.alone or answer.together
         if claim.dropped:
             raise Dropped("no longer wanted")
         if claim.epoch == self.epoch:

@@ -33,6 +33,9 @@ class Ask(NamedTuple):
 class Answer:
     """The right bytes, on their way."""
 
+    together = False
+    """Whether the first of them are there when all are: then nothing is gained by asking another for a part."""
+
     def __init__(self, body: Body, address: str) -> None:
         self._body, self.address = body, address
         self.etag = _strong(body.headers.get("etag"))

@@ -51,7 +51,7 @@ def _fetch(source: ModelSource, folder: Path, room: Room) -> int:
     if not missing:
         return 0
     supply = Supply([HuggingFace(source.endpoint)], Asked(source.repo, source.commit, "model"))
-    return bring(supply, missing, report=_Events(source, missing, room)).bytes_received
+    return bring(supply, missing, report=_Events(source, missing, room), xet=source.xet).bytes_received
 
 
 class _Events:

@@ -34,7 +34,8 @@ class HuggingFace:
             raise self.hub.not_cached(repo, commit)
         folder = "datasets/" if kind == "dataset" else ""
         url = f"{self.hub.address}/{folder}{repo}/resolve/{commit}/{quote(entry.path)}"
-        return Remote(url, self._headers, entry.sha256 or self._git_ids.get(entry.path))
+        digest = entry.sha256 or self._git_ids.get(entry.path)
+        return Remote(url, self._headers, digest, xet=entry.sha256 is not None)
 
     def refusal(self, status: int, code: str | None, repo: str, commit: str, kind: Kind) -> TunesmithError:
         """The sentence for a file that the hub refused."""
