@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub.content import MadeUp
+from tests.hub.faults import FaultyHub
+from tests.hub.repo import tiny_repo
 from tests.loopback import flip_byte, loopback_hub, write_model
 from tunesmith.errors import ModelError
 from tunesmith.hub.transfer.command import parse_source, parse_target
@@ -43,6 +46,12 @@ def test_download_then_verify(root: Path, hf_cache: Path) -> None:
     flip_byte(Path(facts["path"], "model.safetensors").resolve())
     bad = tunesmith("verify", f"acme/tiny@{facts['commit']}", "--json", HF_HUB_OFFLINE="1")
     assert bad.returncode == 1 and json.loads(bad.stdout)["wrong"] == ["model.safetensors"]
+
+
+def test_the_hub_is_asked_for_nothing_but_the_repo(hf_cache: Path) -> None:
+    with FaultyHub({"acme/tiny": tiny_repo(MadeUp(1000))}) as hub:
+        done = tunesmith("download", "acme/tiny", HF_ENDPOINT=hub.address, AI_AGENT="someone")
+        assert done.returncode == 0 and not hub.requests("other") and hub.requests("info")
 
 
 def test_another_cache_is_the_only_one_that_is_touched(root: Path, hf_cache: Path, tmp_path: Path) -> None:

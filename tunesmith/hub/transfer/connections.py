@@ -70,6 +70,8 @@ class Body:
     def abort(self) -> None:
         """Ends the connection from another thread: who waits for its bytes wakes at once."""
         raw = getattr(self._response, "raw_socket", None)
+        # TLS to a server through TLS to a proxy keeps the socket inside.
+        raw = getattr(raw, "socket", raw)
         if isinstance(raw, socket.socket):
             with suppress(OSError):
                 # Not an SSL socket's own method, which would pull the session from under its reader.
