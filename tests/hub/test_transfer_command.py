@@ -11,8 +11,7 @@ import pytest
 from tests.loopback import flip_byte, loopback_hub, write_model
 from tunesmith.errors import ModelError
 from tunesmith.hub.transfer.command import parse_target
-from tunesmith.hub.transfer.display import describe
-from tunesmith.hub.transfer.report import Progress
+from tunesmith.hub.transfer.report import Progress, describe
 from tunesmith.hub.transfer.sources.folder import Folder
 from tunesmith.hub.transfer.sources.huggingface import HuggingFace
 from tunesmith.hub.transfer.sources.modelscope import ModelScope

@@ -67,7 +67,8 @@ class _Events:
         self._there = source.total_bytes - sum(entry.size for entry in missing)
 
     def progress(self, progress: Progress) -> None:
-        self._room.emit("progress", done=self._there + progress.done, total=self._total, unit="B")
+        done, rate, connections = self._there + progress.done, progress.rate, progress.connections
+        self._room.emit("progress", done=done, total=self._total, unit="B", rate=round(rate), connections=connections)
 
     def note(self, text: str) -> None:
         self._room.emit("note", text=text)
