@@ -5,12 +5,13 @@ from prefect import get_run_logger, task
 from tasks.retry import SHORT
 from tasks.run import Run
 from tunesmith.artifacts import Resolved
+from tunesmith.hub.transfer.report import Silent
 from tunesmith.resolve import resolve as resolve_now
 
 
 @task(**SHORT)
 def resolve(run: Run) -> Resolved:
-    outcome = resolve_now(run.recipe, run.store)
+    outcome = resolve_now(run.recipe, run.store, _Warnings())
     resolved = outcome.artifact
     assert isinstance(resolved, Resolved)
     run.record("resolve", outcome)
@@ -20,3 +21,10 @@ def resolve(run: Run) -> Resolved:
         resolved.model.total_bytes / 2**30,
     )  # fmt: skip
     return resolved
+
+
+class _Warnings(Silent):
+    """A source that was passed over is in the run's log."""
+
+    def note(self, text: str) -> None:
+        get_run_logger().warning("resolve: %s", text)

@@ -17,6 +17,8 @@ class FileEntry(Spec):
     """Bytes."""
     sha256: str | None = None
     """Hex digest; None where the hub does not list one (small text files)."""
+    git_id: Where[str | None] = Field(None, exclude_if=lambda value: value is None)
+    """What git calls the same content, 40 hex digits, where the hub says so."""
 
 
 class Artifact(Spec):
@@ -28,15 +30,19 @@ class Artifact(Spec):
 
 
 class ModelSource(Spec):
-    """A model repo pinned to a commit, as the hub's metadata describes it; nothing downloaded yet."""
+    """A model repo pinned to a commit and to the content of its files; no weight is downloaded yet."""
 
     repo: str
-    commit: str
-    """40 hex digits on a hub; for a folder, a digest of its files."""
+    commit: Where[str]
+    """40 hex digits on a hub, each of which has its own; for a folder, a digest of its files."""
     files: tuple[FileEntry, ...]
     """What the download stage will fetch: safetensors, configuration, tokenizer."""
     endpoint: Where[str | None] = None
-    """Hub address; None for a folder."""
+    """Who listed it: a hub's address, or another word of `sources`; None for a local model."""
+    sources: Where[tuple[str, ...]] = ()
+    """Where the files may come from, in this order: addresses and absolute folders; none of them is `endpoint`."""
+    revision: Where[str] = "main"
+    """What the recipe asked for: a source with commits of its own is asked for it too."""
     path: Where[str | None] = None
     """The folder, for a local model."""
     xet: Where[bool] = False
@@ -47,6 +53,11 @@ class ModelSource(Spec):
     @property
     def total_bytes(self) -> int:
         return sum(entry.size for entry in self.files)
+
+    def identity(self) -> Any:
+        """The content, whoever listed it under whatever commit; and the commit, where a file is known by it alone."""
+        content = super().identity()
+        return content if all(entry.sha256 for entry in self.files) else {**content, "commit": self.commit}
 
 
 class Dataset(Artifact):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -92,11 +93,11 @@ def hub_source(recipe: Recipe) -> ModelSource:
     """The hub's own description where it can be had, else the one that ships with the package."""
     repo = str(recipe.model.repo)
     shipped = catalogue.lookup(repo)
-    if shipped is None or _is_reachable(recipe.model.hub):
+    if shipped is None or _is_reachable(recipe.model.words):
         try:
-            from tunesmith.hub.listing import resolve_model
+            from tunesmith.hub.listing import describe_model
 
-            return resolve_model(recipe.model, Path(recipe.folder))
+            return describe_model(recipe.model, Path(recipe.folder))
         except (HubUnavailable, ModelError) as error:
             # A table's entry will do where the repo wants a token, or has no chat template yet.
             if shipped is None:
@@ -112,13 +113,29 @@ def _unknown(repo: str, error: HubUnavailable) -> HubUnavailable:
     return HubUnavailable(f"{repo} is not in the table of common models, and {error.message}{hint}")
 
 
-def _is_reachable(address: str | None) -> bool:
-    """Whether the hub's host takes a connection soon; behind a proxy that is not to be found out like this."""
+def _is_reachable(words: Sequence[str]) -> bool:
+    """Whether a source is a folder, or its host takes a connection soon."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
-        return False
-    parts = urlsplit(address or os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    addresses = [_address(word) for word in words or ("hf",)]
+    if None in addresses:
+        return True
+    return not constants.HF_HUB_OFFLINE and any(_takes_connections(address) for address in addresses if address)
+
+
+def _address(word: str) -> str | None:
+    """Of a source; None for a folder."""
+    name, _, address = word.partition("=")
+    if word == "hf":
+        return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    if name == "modelscope":
+        return address or os.environ.get("MODELSCOPE_ENDPOINT") or "https://modelscope.cn"
+    return word if word.startswith(("http://", "https://")) else None
+
+
+def _takes_connections(address: str) -> bool:
+    """Behind a proxy that is not to be found out like this."""
+    parts = urlsplit(address)
     if os.environ.get(f"{parts.scheme}_proxy") or os.environ.get(f"{parts.scheme.upper()}_PROXY"):
         return True
     port = parts.port or (443 if parts.scheme == "https" else 80)

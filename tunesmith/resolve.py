@@ -8,22 +8,23 @@ from tunesmith.conclude import conclude
 from tunesmith.data.dataset import snapshot
 from tunesmith.foreign import translate
 from tunesmith.hub.listing import resolve_model
+from tunesmith.hub.transfer.report import Report
 from tunesmith.runner import Outcome
 from tunesmith.specs.recipe import Recipe
 from tunesmith.specs.spec import fingerprint
 from tunesmith.store import Store
 
 
-def resolve(recipe: Recipe, store: Store) -> Outcome:
+def resolve(recipe: Recipe, store: Store, report: Report | None = None) -> Outcome:
     """The recipe's model and data, pinned: a Resolved in the room `resolve-<fingerprint>`; no weight is downloaded.
 
-    `cached` says that nothing has changed since it was last resolved. Raises what the hub raises, ModelError for a
-    model folder, and DataError for the data.
+    `report` hears which sources were passed over. `cached` says that nothing has changed since it was last resolved.
+    Raises what the hub raises, ModelError for a model folder, and DataError for the data.
     """
     began = time.monotonic()
     folder = Path(recipe.folder)
-    model = resolve_model(recipe.model, folder)
-    data = snapshot(recipe.data, folder, recipe.model.hub, store).artifact
+    model = resolve_model(recipe.model, folder, report)
+    data = snapshot(recipe.data, folder, recipe.model.words, store).artifact
     assert isinstance(data, Dataset)
     resolved = Resolved(fingerprint=fingerprint("resolved", model, data), model=model, data=data)
     room_name = f"resolve-{resolved.fingerprint}"

@@ -25,7 +25,9 @@ _PASSED_ON = (
     "http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
     "LD_LIBRARY_PATH",
 )  # fmt: skip
-_PASSED_ON_PREFIXES = ("HF_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "TUNESMITH_", "VLLM_", "PYTORCH_")
+_PASSED_ON_PREFIXES = (
+    "HF_", "MODELSCOPE_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "TUNESMITH_", "VLLM_", "PYTORCH_",
+)  # fmt: skip
 _WISE = {
     # Idle threads that spin rob a busy machine: on two shared cores small operations took six times as long.
     "OMP_WAIT_POLICY": "PASSIVE",

@@ -50,7 +50,10 @@ class Room:
         return _made(self.path / "scratch")
 
     def emit(self, kind: str, **fields: Any) -> None:
-        """Appends one event: `progress` (done, total, unit), `metrics`, `memory`, `note` (text)."""
+        """Appends one event: `progress` (done, total, unit), `metrics`, `memory`, `note` (text).
+
+        Progress in bytes, unit `B`, also says `rate`, bytes a second, and over how many `connections`.
+        """
         line = json.dumps({"event": kind, "time": round(time.time(), 3), **fields}, default=float)
         with (self.path / EVENTS).open("a") as file:
             file.write(line + "\n")

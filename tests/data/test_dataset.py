@@ -22,7 +22,7 @@ def order(number: int) -> dict[str, object]:
 
 
 def made(folder: Path, store: Store, train: str = "train.jsonl", evaluation: str = "heldout.jsonl") -> Outcome:
-    return snapshot(DataSpec(train=train, evaluation=evaluation), folder, None, store)
+    return snapshot(DataSpec(train=train, evaluation=evaluation), folder, (), store)
 
 
 def test_a_data_set_is_a_finished_room_with_the_rows_as_messages(tmp_path: Path, store: Store) -> None:

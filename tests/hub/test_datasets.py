@@ -30,11 +30,11 @@ def hub(folder: Path, hf_cache: Path) -> Iterator[str]:
 
 
 def test_a_file_is_fetched_at_a_commit(hub: str, folder: Path, hf_cache: Path) -> None:
-    path = fetch_dataset_file(HubDataset(repo="acme/orders", file="data/train.jsonl"), hub)
+    path = fetch_dataset_file(HubDataset(repo="acme/orders", file="data/train.jsonl"), [hub])
     assert path.read_text() == ROW
     assert path.is_relative_to(hf_cache) and len(path.parent.parent.name) == 40
     (folder / "datasets/acme/orders/data/train.jsonl").write_text(ROW * 2)
-    assert fetch_dataset_file(HubDataset(repo="acme/orders", file="data/train.jsonl"), hub).read_text() == ROW * 2
+    assert fetch_dataset_file(HubDataset(repo="acme/orders", file="data/train.jsonl"), [hub]).read_text() == ROW * 2
 
 
 def test_the_usual_hub_is_hf_endpoint(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,12 +44,12 @@ def test_the_usual_hub_is_hf_endpoint(hub: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_refusals(hub: str) -> None:
     with pytest.raises(DataError) as caught:
-        fetch_dataset_file(HubDataset(repo="acme/orders", file="data/tain.jsonl"), hub)
+        fetch_dataset_file(HubDataset(repo="acme/orders", file="data/tain.jsonl"), [hub])
     assert str(caught.value) == f"acme/orders on {hub} has no file data/tain.jsonl: did you mean data/train.jsonl?"
     with pytest.raises(DataError, match=r"notes.txt of acme/orders is neither JSON Lines nor Parquet: name a \.jsonl"):
-        fetch_dataset_file(HubDataset(repo="acme/orders", file="notes.txt"), hub)
+        fetch_dataset_file(HubDataset(repo="acme/orders", file="notes.txt"), [hub])
     with pytest.raises(RepoNotFound, match="There is no dataset repo acme/nothing on"):
-        fetch_dataset_file(HubDataset(repo="acme/nothing", file="a.jsonl"), hub)
+        fetch_dataset_file(HubDataset(repo="acme/nothing", file="a.jsonl"), [hub])
 
 
 def test_other_content_than_listed_is_refused(folder: Path, hf_cache: Path) -> None:
@@ -61,5 +61,5 @@ def test_other_content_than_listed_is_refused(folder: Path, hf_cache: Path) -> N
         loopback_hub(folder) as hub,
         pytest.raises(CorruptArtifact, match=r"data/train\.parquet of acme/orders, fetched"),
     ):
-        fetch_dataset_file(HubDataset(repo="acme/orders", file="data/train.parquet"), hub)
+        fetch_dataset_file(HubDataset(repo="acme/orders", file="data/train.parquet"), [hub])
     assert not list(hf_cache.rglob("blobs/*"))

@@ -56,9 +56,9 @@ def test_a_repo_is_pinned_and_its_files_chosen(hub: str, repo: Path, hf_cache: P
     chosen = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     assert [entry.path for entry in source.files] == chosen
     assert source.config == CONFIG and source.endpoint == hub and len(source.commit) == 40
-    weights = source.files[1]
-    assert (weights.size, weights.sha256) == ((repo / weights.path).stat().st_size, sha256(repo / weights.path))
-    assert resolve(hub, revision=source.commit) == source
+    for entry in source.files:
+        assert (entry.size, entry.sha256) == ((repo / entry.path).stat().st_size, sha256(repo / entry.path))
+    assert resolve(hub, revision=source.commit).files == source.files
     assert not list(hf_cache.rglob("*.safetensors")), "resolving downloads no weights"
 
 

@@ -13,12 +13,12 @@ from tests.hub.faults import FaultyHub
 from tests.hub.repo import tiny_repo
 from tests.loopback import flip_byte, loopback_hub, write_model
 from tunesmith.errors import ModelError
-from tunesmith.hub.transfer.command import parse_source, parse_target
-from tunesmith.hub.transfer.display import describe
-from tunesmith.hub.transfer.report import Progress
+from tunesmith.hub.transfer.command import parse_target
+from tunesmith.hub.transfer.report import Progress, describe
 from tunesmith.hub.transfer.sources.folder import Folder
 from tunesmith.hub.transfer.sources.huggingface import HuggingFace
 from tunesmith.hub.transfer.sources.modelscope import ModelScope
+from tunesmith.hub.transfer.sources.words import parse_source
 
 
 def tunesmith(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -70,6 +70,16 @@ def test_offline_what_is_there_is_enough(root: Path) -> None:
     assert other.returncode == 78 and "HF_HUB_OFFLINE is set" in other.stderr.replace("\n", " ")
 
 
+def test_offline_the_cache_that_is_named_is_the_one_that_counts(root: Path, hf_cache: Path, tmp_path: Path) -> None:
+    here = ["--cache", str(tmp_path / "here"), "--json"]
+    with loopback_hub(root) as hub:
+        first = json.loads(tunesmith("download", "acme/tiny", *here, HF_ENDPOINT=hub).stdout)
+    again = json.loads(tunesmith("download", "acme/tiny", *here, HF_HUB_OFFLINE="1").stdout)
+    assert (again["path"], again["bytes_received"]) == (first["path"], 0) and not hf_cache.exists()
+    other = tunesmith("download", "acme/tiny", "--cache", str(tmp_path / "empty"), HF_HUB_OFFLINE="1")
+    assert other.returncode == 78 and f"the cache {tmp_path / 'empty'} does not hold" in other.stderr
+
+
 def test_a_mistake_ends_with_one_sentence(root: Path) -> None:
     for words, sentence in (
         (["download", "acme/tiny", "--source", "nowhere"], "is no source: name hf, modelscope"),
@@ -84,12 +94,14 @@ def test_targets_and_sources(tmp_path: Path) -> None:
     assert parse_target("a/b") == ("a/b", "main", "model")
     assert parse_target("a/b@refs/pr/1") == ("a/b", "refs/pr/1", "model")
     assert parse_target("datasets/a/b@v1") == ("a/b", "v1", "dataset")
-    assert isinstance(parse_source("hf"), HuggingFace) and isinstance(parse_source(str(tmp_path)), Folder)
-    assert parse_source("https://mirror.example/").name == "https://mirror.example"
-    assert isinstance(parse_source("modelscope"), ModelScope)
-    assert "x.example" in parse_source("modelscope=https://x.example").name
-    with pytest.raises(ModelError):
-        parse_source("ftp://x")
+    assert isinstance(parse_source("hf").source, HuggingFace)
+    assert isinstance(parse_source(str(tmp_path)).source, Folder)
+    assert parse_source("https://mirror.example/").source.name == "https://mirror.example"
+    assert isinstance(parse_source("modelscope").source, ModelScope)
+    assert "x.example" in parse_source("modelscope=https://x.example").source.name
+    for mistake, sentence in (("ftp://x", "is no source: name hf"), ("./nowhere", "There is no folder nowhere: check")):
+        with pytest.raises(ModelError, match=sentence):
+            parse_source(mistake)
 
 
 def test_a_line_of_progress() -> None:

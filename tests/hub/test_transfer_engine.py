@@ -26,7 +26,6 @@ REPO = "acme/tiny"
 SIZE = 5_000_000
 QUICK = Patience(tries=3, backoff_s=0.01, owner_s=0.3, beat_s=0.05)
 WEIGHTS = "model.safetensors"
-SMALL = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 class Counted:
@@ -281,14 +280,43 @@ def test_no_network_is_needed_for_what_is_there(root: Path, hf_cache: Path) -> N
 def test_a_blob_of_another_commit_is_hashed_before_it_is_linked(root: Path, repo: Path, hf_cache: Path) -> None:
     with loopback_hub(root) as hub:
         first = get([HuggingFace(hub)], hf_cache)
-        (repo / "config.json").write_text("{}")
+        (repo / "config.json").write_text('{"new": 1}')
         second = get([HuggingFace(hub)], hf_cache)
         assert second.commit != first.commit and second.verified == 4
-        assert second.bytes_received == sum((repo / name).stat().st_size for name in SMALL)
+        assert second.bytes_received == len('{"new": 1}'), "config.json alone is new"
         flip_byte((first.path / WEIGHTS).resolve())
         (repo / "config.json").write_text("[]")
         third = get([HuggingFace(hub)], hf_cache)
     assert sha256(third.path / WEIGHTS) == sha256(repo / WEIGHTS)
+
+
+def files_asked_for(counted: Counted) -> set[str]:
+    return {Path(path).name for path in counted.sent if "/resolve/" in path or path.startswith("/cdn/")}
+
+
+def test_small_files_of_another_commit_are_not_asked_for_again(root: Path, repo: Path, hf_cache: Path) -> None:
+    counted = Counted()
+    with loopback_hub(root) as hub:
+        first = get([HuggingFace(hub)], hf_cache)
+    (repo / "tokenizer.json").write_text('{"version": 2}')
+    with loopback_hub(root, counted) as hub:
+        second = get([HuggingFace(hub)], hf_cache)
+    assert files_asked_for(counted) == {"tokenizer.json"} and second.commit != first.commit
+    assert second.bytes_reused == second.bytes_total - len('{"version": 2}') and second.verified == 4
+    assert (second.path / "config.json").resolve() == (first.path / "config.json").resolve()
+
+
+def test_a_small_blob_that_is_damaged_is_fetched_again(root: Path, repo: Path, hf_cache: Path) -> None:
+    heard, counted = Heard(), Counted()
+    with loopback_hub(root, counted) as hub:
+        first = get([HuggingFace(hub)], hf_cache)
+        flip_byte((first.path / "config.json").resolve(), 0)
+        (repo / "tokenizer.json").write_text('{"version": 2}')
+        counted.sent.clear()
+        second = get([HuggingFace(hub)], hf_cache, heard)
+    assert files_asked_for(counted) == {"config.json", "tokenizer.json"}
+    assert (second.path / "config.json").read_bytes() == (repo / "config.json").read_bytes()
+    assert heard.notes == ["config.json does not match its listed size or sha256: thrown away."]
 
 
 def test_copies_where_there_are_no_links(

@@ -27,6 +27,9 @@ def _from_folder(folder: Path) -> dict[str, Any]:
 
 
 def _from_hub(source: ModelSource) -> dict[str, Any]:
-    hub = Hub(source.endpoint)
-    info = HfApi(endpoint=hub.address, token=hub.token).model_info(source.repo, revision=source.commit, timeout=20)
+    """Of the hub that listed the model; where something else did, of the first hub among the sources."""
+    hubs = [word for word in (source.endpoint, *source.sources) if word is None or word.startswith("http")]
+    hub = Hub(hubs[0])
+    revision = source.commit if hubs[0] == source.endpoint else source.revision
+    info = HfApi(endpoint=hub.address, token=hub.token).model_info(source.repo, revision=revision, timeout=20)
     return dict(info.card_data.to_dict()) if info.card_data else {}  # type: ignore[no-untyped-call]

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,15 +48,16 @@ class _Count:
     """Rows by digest of what their user says."""
 
 
-def snapshot(spec: DataSpec, folder: Path, hub: str | None, store: Store) -> Outcome:
+def snapshot(spec: DataSpec, folder: Path, sources: Sequence[str], store: Store) -> Outcome:
     """The recipe's rows as a Dataset in the store, in the room `dataset-<fingerprint>`; relative paths are in `folder`.
 
-    Its fingerprint covers the rows alone: neither a path, nor the kind of file, nor the form of a row. The manifest's
-    metrics count held-out rows whose question is in training too (`num_leaked`). Raises DataError for the first bad
-    row, DiskFull, StoreNotWritable, and for a hub data set what the hub raises.
+    `sources` are the model's, for a hub data set that names none. The fingerprint covers the rows alone: neither a
+    path, nor the kind of file, nor the form of a row. The manifest's metrics count held-out rows whose question is in
+    training too (`num_leaked`). Raises DataError for the first bad row, DiskFull, StoreNotWritable, and for a hub data
+    set what the hub raises.
     """
     began = time.monotonic()
-    train, evaluation = (_find(source, spec.format, folder, hub) for source in (spec.train, spec.evaluation))
+    train, evaluation = (_find(source, spec.format, folder, sources) for source in (spec.train, spec.evaluation))
     heldout = _count(evaluation, keep=None)
     trained = _count(train, keep=heldout.asked)
     dataset = _dataset(trained, heldout)
@@ -82,12 +83,12 @@ def load_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _find(source: str | HubDataset, form: Format, folder: Path, hub: str | None) -> _Source:
+def _find(source: str | HubDataset, form: Format, folder: Path, sources: Sequence[str]) -> _Source:
     if isinstance(source, str):
         return _Source(folder / Path(source).expanduser(), source, form)
     from tunesmith.hub.datasets import fetch_dataset_file  # stages read data sets where no hub client is installed
 
-    return _Source(fetch_dataset_file(source, hub), f"{source.repo}/{source.file}", form)
+    return _Source(fetch_dataset_file(source, sources, folder), f"{source.repo}/{source.file}", form)
 
 
 def _count(source: _Source, keep: Counter[bytes] | None) -> _Count:

@@ -1,10 +1,10 @@
 """One hub, asked through huggingface_hub: listings pinned to a commit, single small files, and its errors as ours."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import httpx2
 from huggingface_hub import HfApi, constants
@@ -28,6 +28,8 @@ from tunesmith.artifacts import FileEntry
 from tunesmith.errors import GatedRepo, HubUnavailable, ModelError, RepoNotFound, TunesmithError
 from tunesmith.hub.between import barred, unreadable
 from tunesmith.hub.names import check_commit, check_path, check_sha256, fault_of_path
+from tunesmith.hub.transfer.source import Listed
+from tunesmith.hub.transfer.verify import git_id
 
 Kind = Literal["model", "dataset"]
 _TIMEOUT_SECONDS = 20.0
@@ -35,21 +37,14 @@ _TIMEOUT_SECONDS = 20.0
 PUBLIC_HUB = "https://huggingface.co"
 
 
-class Listing(NamedTuple):
-    """A repo at one commit, from metadata alone."""
-
-    commit: str
-    files: tuple[FileEntry, ...]
-    git_ids: Mapping[str, str] = {}
-    """Path -> git blob id, of the files that git itself holds."""
-
-
 class Hub:
     """A hub's address, and what may be asked of it."""
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, cache: Path | None = None) -> None:
+        """`cache` is asked instead while HF_HUB_OFFLINE is set; HF_HUB_CACHE unless it is given."""
         self.address = (address or _default_hub()).rstrip("/")
         """Of the recipe, else HF_ENDPOINT, else the public hub."""
+        self.cache = cache or Path(constants.HF_HUB_CACHE)
         if not self.address.startswith(("http://", "https://")):
             raise ModelError(f"The hub's address {self.address} is no URL: write it as https://host in model.hub.")
 
@@ -66,7 +61,7 @@ class Hub:
         """Whether HF_HUB_OFFLINE forbids asking."""
         return constants.is_offline_mode()
 
-    def list(self, repo: str, revision: str, kind: Kind = "model") -> Listing:
+    def list(self, repo: str, revision: str, kind: Kind = "model") -> Listed:
         """The repo's files at the commit `revision` stands for; with HF_HUB_OFFLINE, as far as the cache has them.
 
         Raises RepoNotFound, GatedRepo, HubUnavailable, or ModelError when what the hub says cannot be used.
@@ -81,7 +76,7 @@ class Hub:
     def not_cached(self, repo: str, revision: str) -> ModelError:
         """What to say when an offline run needs more than the cache has."""
         return ModelError(
-            f"HF_HUB_OFFLINE is set and the cache {constants.HF_HUB_CACHE} does not hold all of {repo} at {revision}: "
+            f"HF_HUB_OFFLINE is set and the cache {self.cache} does not hold all of {repo} at {revision}: "
             "unset it, or download the repo first."
         )
 
@@ -118,27 +113,30 @@ class Hub:
                 f"{self.address} does not answer like a Hugging Face hub: check model.hub and HF_ENDPOINT."
             ) from error
 
-    def _pinned(self, info: ModelInfo | DatasetInfo) -> Listing:
+    def _pinned(self, info: ModelInfo | DatasetInfo) -> Listed:
         commit = check_commit(info.sha, self.address)
-        siblings = info.siblings or ()
-        small = {one.rfilename: one.blob_id for one in siblings if one.blob_id and not one.lfs}
-        return Listing(commit, tuple(self._entry(one) for one in siblings), small)
+        return Listed(commit, tuple(self._entry(one) for one in info.siblings or ()))
 
     def _entry(self, sibling: RepoSibling) -> FileEntry:
         path = check_path(sibling.rfilename, self.address)
         if not isinstance(sibling.size, int) or sibling.size < 0:
             raise ModelError(f"{self.address} lists no size for {path}: use a hub that does, in model.hub.")
         digest = check_sha256(sibling.lfs.sha256 if sibling.lfs else None, path, self.address)
-        return FileEntry(path=path, size=sibling.size, sha256=digest)
+        # What git holds of a file in LFS is a pointer, whose id says nothing about the content.
+        return FileEntry(
+            path=path, size=sibling.size, sha256=digest, git_id=None if sibling.lfs else git_id(sibling.blob_id)
+        )
 
-    def _list_cached(self, repo: str, revision: str, kind: Kind) -> Listing:
+    def _list_cached(self, repo: str, revision: str, kind: Kind) -> Listed:
         with self.explained(repo, revision, kind):
-            pinned = HfApi().resolve_revision(repo, repo_type=kind, revision=revision, local_files_only=True)
-        folder = repo_cache(repo, kind) / "snapshots" / check_commit(pinned.resolved, "The local cache")
+            pinned = HfApi().resolve_revision(
+                repo, repo_type=kind, revision=revision, cache_dir=self.cache, local_files_only=True
+            )
+        folder = repo_cache(repo, kind, self.cache) / "snapshots" / check_commit(pinned.resolved, "The local cache")
         files = tuple(_cached_entry(folder, path) for path in sorted(folder.rglob("*")) if path.is_file())
         if not files:
             raise self.not_cached(repo, revision)
-        return Listing(folder.name, files)
+        return Listed(folder.name, files)
 
     def _refusal(self, error: Exception, repo: str, revision: str, kind: Kind) -> TunesmithError:
         if isinstance(error, OfflineModeIsEnabled):
@@ -196,9 +194,9 @@ class Hub:
         return f"accept its terms at {page} and set HF_TOKEN to a token of that account"
 
 
-def repo_cache(repo: str, kind: Kind = "model") -> Path:
-    """The repo's folder in the Hugging Face cache."""
-    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind)
+def repo_cache(repo: str, kind: Kind = "model", cache: Path | None = None) -> Path:
+    """The repo's folder in the Hugging Face cache, which is HF_HUB_CACHE unless it is given."""
+    return (cache or Path(constants.HF_HUB_CACHE)) / repo_folder_name(repo_id=repo, repo_type=kind)
 
 
 def _default_hub() -> str:
@@ -209,4 +207,5 @@ def _cached_entry(folder: Path, path: Path) -> FileEntry:
     # In the cache a large file's blob is named by its sha256, a small one's by its git id.
     blob = path.resolve().name
     digest = blob if len(blob) == 64 else None
-    return FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest)
+    name = path.relative_to(folder).as_posix()
+    return FileEntry(path=name, size=path.stat().st_size, sha256=digest, git_id=git_id(blob))

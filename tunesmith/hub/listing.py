@@ -1,4 +1,4 @@
-"""A recipe's model, pinned and described from metadata alone: kilobytes, before anything is decided."""
+"""A recipe's model, pinned and described before anything is decided: its listing, and its small files."""
 
 import hashlib
 import json
@@ -9,8 +9,12 @@ from typing import Any
 from tunesmith.artifacts import FileEntry, ModelSource
 from tunesmith.errors import ModelError, NoChatTemplate
 from tunesmith.hub.choose import choose
+from tunesmith.hub.client import repo_cache
+from tunesmith.hub.transfer.damage import throw_away_wrong
 from tunesmith.hub.transfer.engine import bring
+from tunesmith.hub.transfer.report import Report, Silent
 from tunesmith.hub.transfer.sources.huggingface import HuggingFace
+from tunesmith.hub.transfer.sources.words import Named, of_recipe
 from tunesmith.hub.transfer.supply import Asked, Supply
 from tunesmith.specs.model import ModelSpec
 from tunesmith.store import sha256
@@ -20,30 +24,76 @@ _SMALL_BYTES = 32 << 20
 """No configuration file is larger; a hub that says so is not believed."""
 
 
-def resolve_model(spec: ModelSpec, folder: Path) -> ModelSource:
-    """The model at one commit: its files with sizes and digests, and its config.json; `folder` is the recipe's.
+def resolve_model(spec: ModelSpec, folder: Path, report: Report | None = None) -> ModelSource:
+    """The model at one commit, every file of it by its sha256, and its config.json; `folder` is the recipe's.
 
-    Raises RepoNotFound, GatedRepo, OnlyPickles, NoChatTemplate, HubUnavailable, or ModelError, each saying what to do.
+    The small files that no source gives a sha256 for are brought, a few MB, so that the model is the same one wherever
+    it was listed. Raises RepoNotFound, GatedRepo, OnlyPickles, NoChatTemplate, HubUnavailable, or ModelError, each
+    saying what to do.
     """
     if spec.path is not None:
         return _from_folder(folder / Path(spec.path).expanduser(), spec)
-    return _from_hub(HuggingFace(spec.hub), spec)
+    report = report or Silent()
+    supply, source = _find(spec, folder, report)
+    unnamed = [entry for entry in source.files if entry.sha256 is None and entry.size <= _SMALL_BYTES]
+    there = _bring(supply, unnamed, report)
+    digests = {entry.path: sha256(there / entry.path) for entry in unnamed}
+    files = (entry.model_copy(update={"sha256": digests.get(entry.path, entry.sha256)}) for entry in source.files)
+    return source.model_copy(update={"files": tuple(files)})
 
 
-def _from_hub(source: HuggingFace, spec: ModelSpec) -> ModelSource:
-    repo, revision = spec.repo or "", spec.revision
-    supply = Supply([source], Asked(repo, revision, "model"))
-    hub, listing = source.hub, supply.listed
-    where = f"{repo} on {hub.address}"
+def describe_model(spec: ModelSpec, folder: Path) -> ModelSource:
+    """The same from metadata alone, kilobytes: enough for an estimate, and not to tell two commits apart."""
+    if spec.path is not None:
+        return _from_folder(folder / Path(spec.path).expanduser(), spec)
+    return _find(spec, folder, Silent())[1]
+
+
+def _find(spec: ModelSpec, folder: Path, report: Report) -> tuple[Supply, ModelSource]:
+    """The model as the first source that answers lists it; code is taken from the commit that was named alone."""
+    repo, revision, named = spec.repo or "", spec.revision, _sources(spec, folder)
+    supply = Supply([one.source for one in named], Asked(repo, revision, "model", exact=spec.trust_remote_code))
+    listing, lister = supply.listed, named[supply.by or 0]
+    where = f"{repo} on {lister.source.name}"
     if spec.trust_remote_code and listing.commit != revision:
         raise ModelError(f"{where} is at {listing.commit}, not at {revision}: its code is not run.")
     try:
         files = choose(listing.files, where, spec.trust_remote_code, spec.allow_pickles)
     except ModelError as error:
-        raise (hub.not_cached(repo, revision) if hub.offline else error) from error
+        raise (_not_cached(lister, repo, revision) or error) from error
     entries = {entry.path: entry for entry in files}
-    config = _describe(files, lambda path: bring(supply, [entries[path]]).path / path, where)
-    return ModelSource(repo=repo, commit=listing.commit, files=files, endpoint=hub.address, xet=spec.xet, config=config)
+    config = _describe(files, lambda path: _bring(supply, [entries[path]], report) / path, where)
+    source = ModelSource(
+        repo=repo,
+        commit=listing.commit,
+        files=files,
+        endpoint=lister.word,
+        sources=tuple(one.word for one in named),
+        revision=revision,
+        xet=spec.xet,
+        config=config,
+    )
+    return supply, source
+
+
+def _sources(spec: ModelSpec, folder: Path) -> list[Named]:
+    if spec.sources:
+        return of_recipe(spec.sources, folder, "model.sources")
+    hub = HuggingFace(spec.hub)
+    return [Named(hub.name, hub)]
+
+
+def _not_cached(lister: Named, repo: str, revision: str) -> ModelError | None:
+    """What is wrong with an offline listing that lacks files."""
+    hub = lister.source.hub if isinstance(lister.source, HuggingFace) else None
+    return hub.not_cached(repo, revision) if hub and hub.offline else None
+
+
+def _bring(supply: Supply, entries: list[FileEntry], report: Report) -> Path:
+    """The snapshot, with these small files in it; what the cache has of them already is hashed first."""
+    snapshot = repo_cache(supply.asked.repo) / "snapshots" / supply.listed.commit
+    throw_away_wrong(snapshot, entries, report.note)
+    return bring(supply, entries, report=report).path if entries else snapshot
 
 
 def _from_folder(folder: Path, spec: ModelSpec) -> ModelSource:

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from tunesmith.specs.sources import Sources
 from tunesmith.specs.spec import Spec, Where
 
 TooLong = Literal["refuse", "drop", "truncate"]
@@ -15,6 +16,8 @@ class HubDataset(Spec):
     file: str
     """Path of the JSON Lines or Parquet file inside the repo."""
     revision: str = "main"
+    sources: Sources = None
+    """As in model.sources; unset, those of the model."""
 
 
 class DataSpec(Spec):

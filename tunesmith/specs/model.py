@@ -4,6 +4,7 @@ import re
 
 from pydantic import model_validator
 
+from tunesmith.specs.sources import Sources
 from tunesmith.specs.spec import Spec, Where
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -24,6 +25,8 @@ class ModelSpec(Spec):
     """Take weights that are there as pickles only, and make safetensors of them; nothing in them is run."""
     hub: Where[str | None] = None
     """The hub's address; unset, HF_ENDPOINT or huggingface.co."""
+    sources: Sources = None
+    """Instead of model.hub, several, tried in order: `hf`, `modelscope`, `modelscope=URL`, a hub's URL, a folder."""
     xet: Where[bool] = False
     """Bring through hf_xet what the hub has in Xet; the rest comes over HTTP, as everything does otherwise."""
 
@@ -32,6 +35,17 @@ class ModelSpec(Spec):
         if (self.repo is None) == (self.path is None):
             raise ValueError("give exactly one of model.repo and model.path")
         return self
+
+    @model_validator(mode="after")
+    def _one_list_of_sources(self) -> "ModelSpec":
+        if self.hub is not None and self.sources is not None:
+            raise ValueError(f"give model.hub or model.sources, not both: model.sources may hold {self.hub} too")
+        return self
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The sources that are named; none of them is `hf`."""
+        return self.sources or ((self.hub,) if self.hub else ())
 
     @model_validator(mode="after")
     def _code_that_does_not_move(self) -> "ModelSpec":

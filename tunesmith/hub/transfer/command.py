@@ -11,10 +11,8 @@ from tunesmith.errors import ModelError
 from tunesmith.hub.transfer.display import shown
 from tunesmith.hub.transfer.engine import fetch
 from tunesmith.hub.transfer.recheck import recheck
-from tunesmith.hub.transfer.source import Kind, Source
-from tunesmith.hub.transfer.sources.folder import Folder
-from tunesmith.hub.transfer.sources.huggingface import HuggingFace
-from tunesmith.hub.transfer.sources.modelscope import ModelScope
+from tunesmith.hub.transfer.source import Kind
+from tunesmith.hub.transfer.sources.words import parse_source
 
 _DATASETS = "datasets/"
 _MOST_CONNECTIONS = 64
@@ -27,7 +25,7 @@ def download(
     if not 1 <= connections <= _MOST_CONNECTIONS:
         raise ModelError(f"--connections is {connections}: name a number from 1 to {_MOST_CONNECTIONS}.")
     repo, revision, kind = parse_target(target)
-    found = [parse_source(text) for text in sources or ("hf",)]
+    found = [parse_source(text, cache=cache).source for text in sources or ("hf",)]
     with shown() as report:
         return fetch(found, repo, revision, kind, include, cache, connections, report, xet=xet).facts()
 
@@ -63,17 +61,3 @@ def parse_target(text: str) -> tuple[str, str, Kind]:
     name, _, revision = text.partition("@")
     kind: Kind = "dataset" if name.startswith(_DATASETS) and name.count("/") > 1 else "model"
     return name.removeprefix(_DATASETS) if kind == "dataset" else name, revision or "main", kind
-
-
-def parse_source(text: str) -> Source:
-    """`hf`, `modelscope` (or `modelscope=URL`), the address of a Hugging Face hub, or a folder. Raises ModelError."""
-    if text == "hf":
-        return HuggingFace()
-    name, _, address = text.partition("=")
-    if name == "modelscope":
-        return ModelScope(address or None)
-    if text.startswith(("http://", "https://")):
-        return HuggingFace(text)
-    if Path(text).expanduser().is_dir():
-        return Folder(Path(text))
-    raise ModelError(f"{text!a} is no source: name hf, modelscope, the URL of a hub, or a folder that is there.")

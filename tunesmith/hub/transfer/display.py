@@ -6,22 +6,15 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn
 from rich.progress import (
     Progress as Bars,
 )
 
-from tunesmith.hub.transfer.report import Progress, Report
+from tunesmith.hub.transfer.pace import Speed
+from tunesmith.hub.transfer.report import Progress, Report, describe, pace
 
 _LINE_SECONDS = 5.0
-_MB = 1e6
 
 
 class Lines:
@@ -30,12 +23,14 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._said = time.monotonic()
+        self._ended = False
 
     def progress(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if now - self._said < _LINE_SECONDS and progress.done < progress.total:
+        """Once more at the end, though the last bytes may be hashed for a while yet."""
+        now, ends = time.monotonic(), progress.done >= progress.total
+        if (now - self._said < _LINE_SECONDS and not ends) or (ends and self._ended):
             return
-        self._said = now
+        self._said, self._ended = now, ends
         self._print(describe(progress))
 
     def note(self, text: str) -> None:
@@ -50,42 +45,46 @@ class OnTerminal:
 
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
-        self._total = bars.add_task("total", total=None)
-        self._files: dict[str, TaskID] = {}
+        self._total = bars.add_task("total", total=None, pace="")
+        self._files: dict[str, _File] = {}
 
     def progress(self, progress: Progress) -> None:
-        self._bars.update(self._total, completed=progress.done, total=progress.total)
+        self._bars.update(self._total, completed=progress.done, total=progress.total, pace=pace(progress))
         under_way = {path for path, _, _ in progress.files}
         for path in [path for path in self._files if path not in under_way]:
-            self._bars.remove_task(self._files.pop(path))
+            self._bars.remove_task(self._files.pop(path).task)
         for path, done, size in progress.files:
             if path not in self._files:
-                self._files[path] = self._bars.add_task(escape(path), total=size)
-            self._bars.update(self._files[path], completed=done)
+                self._files[path] = _File(self._bars.add_task(escape(path), total=size, pace=""))
+            file = self._files[path]
+            self._bars.update(file.task, completed=done, pace=file.pace(done, size))
 
     def note(self, text: str) -> None:
         self._bars.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
+class _File:
+    """One that is under way; bytes that an earlier process left say nothing about its rate."""
+
+    def __init__(self, task: TaskID) -> None:
+        self.task = task
+        self._done = 0
+        self._speed = Speed()
+
+    def pace(self, done: int, size: int) -> str:
+        if self._done == 0 or done < self._done:
+            self._speed = Speed()
+        self._done = done
+        return pace(Progress(done, size, self._speed.add(time.monotonic(), done), 0))
+
+
 @contextmanager
-def shown() -> Iterator[Report]:
-    """Who listens to a download that was started on the command line."""
-    console = Console(stderr=True)
+def shown(console: Console | None = None) -> Iterator[Report]:
+    """Who listens to a download that was started on the command line; stderr unless another console is given."""
+    console = console or Console(stderr=True)
     if not console.is_terminal:
         yield Lines(console)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Bars(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TextColumn("{task.fields[pace]}"))
+    with Bars(*columns, console=console, transient=True) as bars:
         yield OnTerminal(bars)
-
-
-def describe(progress: Progress) -> str:
-    """Bytes, share, rate and time left, in a line."""
-    share = progress.done / progress.total if progress.total else 1.0
-    text = (
-        f"{progress.done / _MB:,.1f} of {progress.total / _MB:,.1f} MB ({share:.0%}), {progress.rate / _MB:,.1f} MB/s"
-    )
-    left = progress.total - progress.done
-    if left and progress.rate:
-        text += f", {left / progress.rate:,.0f} s left over {progress.connections} connections"
-    return text

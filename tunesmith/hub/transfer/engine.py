@@ -13,13 +13,14 @@ from tunesmith.errors import ModelError
 from tunesmith.hub.transfer.patience import Patience
 from tunesmith.hub.transfer.place import Shelf, check_free_disk, explained
 from tunesmith.hub.transfer.pool import Pool
+from tunesmith.hub.transfer.recheck import hashed
 from tunesmith.hub.transfer.report import Progress, Report, Result, Silent
 from tunesmith.hub.transfer.source import Kind, Source
 from tunesmith.hub.transfer.supply import Asked, Supply
 from tunesmith.hub.transfer.task import Means, Want
+from tunesmith.hub.transfer.verify import Digest
 from tunesmith.hub.transfer.wire import Wire
 from tunesmith.hub.transfer.xet import equip
-from tunesmith.store import sha256
 
 CONNECTIONS = 8
 
@@ -63,7 +64,8 @@ def bring(
     began, patience, report = time.monotonic(), patience or Patience(), report or Silent()
     asked, commit = supply.asked, supply.listed.commit
     for error in supply.refused.values():
-        report.note(f"{error.message} Going on with the next source.")
+        if supply.is_news(error.message):
+            report.note(f"{error.message} Going on with the next source.")
     shelf = Shelf(cache or _default_cache(), asked.repo, asked.kind, commit, supply.sources[0].name)
     with explained(shelf.cache):
         missing, linked = _missing(shelf, entries, report)
@@ -72,7 +74,8 @@ def bring(
         moved = _Moved(0, 0, 0)
         if missing:
             moved = _run(supply, shelf, missing, connections, report, patience, used, xet)
-        if asked.revision != commit:
+        # What was pinned earlier says nothing about where a branch stands now.
+        if not supply.is_pinned:
             shelf.note_revision(asked.revision)
         shelf.tidy()
     total = sum(entry.size for entry in entries)
@@ -126,16 +129,26 @@ def _missing(shelf: Shelf, entries: Iterable[FileEntry], report: Report) -> tupl
     for entry in entries:
         if shelf.has(entry):
             continue
-        if entry.sha256 and shelf.has_blob(entry):
-            blob = shelf.blob(entry.sha256)
-            if sha256(blob) == entry.sha256:
-                shelf.link(entry.path, entry.sha256)
-                linked += 1
-                continue
-            report.note(f"{entry.path} does not match its listed size or sha256: thrown away.")
-            blob.unlink()
-        missing.append(entry)
+        if name := _blob_of(shelf, entry, report):
+            shelf.link(entry.path, name)
+            linked += 1
+        else:
+            missing.append(entry)
     return missing, linked
+
+
+def _blob_of(shelf: Shelf, entry: FileEntry, report: Report) -> str | None:
+    """The name of a blob with the entry's content, by its sha256 or as git names it; one that is damaged goes."""
+    digest = Digest(entry.sha256, entry.git_id)
+    for name in filter(None, (entry.sha256, entry.git_id)):
+        blob = shelf.blob(name)
+        if not blob.is_file() or blob.stat().st_size != entry.size:
+            continue
+        if hashed(blob, digest) == digest.wanted:
+            return name
+        report.note(f"{entry.path} does not match its listed size or sha256: thrown away.")
+        blob.unlink()
+    return None
 
 
 def _there(shelf: Shelf, missing: Iterable[FileEntry]) -> int:

@@ -14,9 +14,10 @@ import os
 import struct
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
-from tunesmith.hub.transfer.spans import Spans
+from tunesmith.hub.transfer.spans import Span, Spans
 
 WRITTEN, SEALED = 1, 2
 _HEADER = struct.Struct("<8sQ32s12xI")
@@ -149,11 +150,22 @@ class Partial:
             if self.closed or generation != self.generation:
                 return False
             _write_all(self._fd, data, offset)
-            for spans in (self._there, self._unnoted, self._unsealed):
-                spans.add(offset, offset + len(data))
-            if self._unnoted.total >= _NOTE_BYTES:
-                self._note()
+            self._add(offset, offset + len(data))
             return True
+
+    def take(self, put: Callable[[int], Span], generation: int = 0, when_empty: bool = False) -> Span | None:
+        """Lets `put` write to the file's descriptor; the span it returns, which is there from now on.
+
+        None, and nothing else, where `write` does nothing; an empty span where bytes are there `when_empty` forbids.
+        """
+        with self._lock:
+            if self.closed or generation != self.generation:
+                return None
+            if when_empty and self._there.total:
+                return 0, 0
+            start, end = put(self._fd)
+            self._add(start, end)
+            return start, end
 
     def seal(self) -> None:
         """Flushes what has arrived to the disk, then vouches for it."""
@@ -205,6 +217,12 @@ class Partial:
             finally:
                 self._journal.close()
                 os.close(self._fd)
+
+    def _add(self, start: int, end: int) -> None:
+        for spans in (self._there, self._unnoted, self._unsealed):
+            spans.add(start, end)
+        if self._unnoted.total >= _NOTE_BYTES:
+            self._note()
 
     def _note(self) -> None:
         self._journal.append(WRITTEN, self._unnoted)

@@ -1,12 +1,13 @@
 """A file that arrives in ranges, over several connections, into a partial that survives this process."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from threading import current_thread
 
 from tunesmith.errors import TunesmithError
+from tunesmith.hub.transfer.copying import copy
 from tunesmith.hub.transfer.faults import Broke, Dropped
 from tunesmith.hub.transfer.journal import Partial, peek
 from tunesmith.hub.transfer.owner import Owner
@@ -14,7 +15,6 @@ from tunesmith.hub.transfer.ranges import Claim, Ranges
 from tunesmith.hub.transfer.task import Means, Task, Want
 from tunesmith.hub.transfer.verify import Follower, Keeper, Sealer
 
-_BLOCK = 1 << 20
 _WAIT_SECONDS = 0.5
 
 
@@ -79,7 +79,7 @@ class Large(Task):
         there = self.where()
         if isinstance(there, Path):
             self.means.used.add(self.means.supply.sources[self.turn].name)
-            return self._write(claim, _blocks(there, claim.start), claim.end)
+            return self._copy(claim, there)
         span = (0, None) if claim.alone else (claim.start, claim.end)
         with self.means.wire.open(self.ask(there, *span)) as answer:
             self.learn(claim, answer)
@@ -166,6 +166,12 @@ class Large(Task):
             raise Broke("the answer ends early")
         return None
 
+    def _copy(self, claim: Claim, file: Path) -> None:
+        if self._partial is None:
+            raise Dropped("no longer wanted")
+        if not copy(file, self._partial, claim, self._owner.holds):
+            self._lose()
+
     def _lose(self) -> None:
         """Another process took the partial over, since this one seemed dead: waits for it like any other."""
         with self.means.lock:
@@ -202,13 +208,3 @@ class Large(Task):
             for path in self.want.paths:
                 self.means.shelf.link(path, name)
         self.finished = True
-
-
-def _blocks(file: Path, start: int) -> Iterator[bytes]:
-    try:
-        with file.open("rb") as opened:
-            opened.seek(start)
-            while block := opened.read(_BLOCK):
-                yield block
-    except FileNotFoundError as error:
-        raise Broke(f"{file} is gone") from error

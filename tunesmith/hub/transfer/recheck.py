@@ -68,11 +68,16 @@ def _is_right(path: Path) -> bool | None:
     name = path.resolve().name
     if not path.is_symlink() or len(name) not in (40, 64):
         return None
-    hasher = Digest(name if len(name) == 64 else None).start(path.stat().st_size)
+    return hashed(path, Digest(name if len(name) == 64 else None)) == name
+
+
+def hashed(path: Path, digest: Digest) -> str:
+    """A file's name in the kind of digest that is asked for: 64 or 40 hex digits."""
+    hasher = digest.start(path.stat().st_size)
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             hasher.update(block)
-    return hasher.hexdigest() == name
+    return hasher.hexdigest()
 
 
 def _names(verdicts: dict[Path, bool | None], which: bool | None, snapshot: Path) -> tuple[str, ...]:

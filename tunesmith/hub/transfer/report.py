@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+_MB = 1e6
+
 
 class Progress(NamedTuple):
     """How far it is."""
@@ -14,8 +16,29 @@ class Progress(NamedTuple):
     rate: float
     """Bytes a second that arrive, over the last seconds."""
     connections: int
-    files: tuple[tuple[str, int, int], ...]
+    files: tuple[tuple[str, int, int], ...] = ()
     """Path, bytes there and size of each file that is under way."""
+
+
+def describe(progress: Progress) -> str:
+    """Bytes, share, rate and time left, in a line."""
+    done, total = progress.done, progress.total
+    text = f"{done / _MB:,.1f} of {total / _MB:,.1f} MB ({done / total if total else 1.0:.0%}), {pace(progress)}"
+    return f"{text} over {progress.connections} connections" if progress.connections and done < total else text
+
+
+def pace(progress: Progress) -> str:
+    """Rate, and time left where it can be told."""
+    text = f"{progress.rate / _MB:,.1f} MB/s"
+    left = progress.total - progress.done
+    return f"{text}, {duration(left / progress.rate)} left" if left and progress.rate else text
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit that leaves two digits."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
 
 
 class Report(Protocol):

@@ -1,7 +1,9 @@
 """A file of a few MiB at most: one request, held in memory, and written when it is known to be right."""
 
+import os
 from pathlib import Path
 
+from tunesmith.hub.transfer.copying import opened
 from tunesmith.hub.transfer.faults import Broke, Changed, Dropped
 from tunesmith.hub.transfer.ranges import Claim
 from tunesmith.hub.transfer.source import Remote
@@ -56,10 +58,8 @@ class Small(Task):
         return None
 
     def _read(self, file: Path, claim: Claim) -> bytes:
-        try:
-            content = file.read_bytes()
-        except FileNotFoundError as error:
-            raise Broke(f"{file} is gone") from error
+        with opened(file, self.want.size) as source:
+            content = os.pread(source, self.want.size, 0)
         claim.received = claim.at = len(content)
         self.means.used.add(self.means.supply.sources[self.turn].name)
         return content

@@ -15,7 +15,7 @@ class Listed(NamedTuple):
     commit: str
     """40 hex digits."""
     files: tuple[FileEntry, ...]
-    """Checked names and sizes in bytes; sha256 where the source says it."""
+    """Checked names and sizes in bytes; sha256 and git's id where the source says them."""
 
 
 class Remote(NamedTuple):
@@ -24,7 +24,6 @@ class Remote(NamedTuple):
     url: str
     headers: Mapping[str, str]
     """For that address's host alone."""
-    etag: str | None = None
     xet: bool = False
     """Whether to ask the hub if it has them in Xet too."""
 

@@ -1,9 +1,11 @@
 """The sources of one download: what the repo holds, from the first that says so, and who else has the same bytes."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -13,9 +15,9 @@ from tunesmith.hub.names import check_commit, check_path, check_sha256
 from tunesmith.hub.transfer.faults import Explained, Refused
 from tunesmith.hub.transfer.patience import Patience
 from tunesmith.hub.transfer.source import Kind, Listed, Remote, Source
-from tunesmith.hub.transfer.verify import git_id
 
 _LISTING_TRIES = 4
+_MAIN, _COMMIT = "main", re.compile(r"[0-9a-f]{40}")
 _T = TypeVar("_T")
 
 
@@ -33,32 +35,62 @@ class Asked(NamedTuple):
     repo: str
     revision: str
     kind: Kind
+    exact: bool = False
+    """Whether a source that has the revision, a commit, under that very name is preferred for the listing."""
+
+
+class Pinned(NamedTuple):
+    """What was listed earlier, and is to come exactly like that."""
+
+    listed: Listed
+    by: int | None
+    """Number of the source that listed it; None when it is none of them."""
 
 
 class Supply:
     """Sources in order of preference; thread-safe."""
 
-    def __init__(self, sources: Sequence[Source], asked: Asked, patience: Patience | None = None) -> None:
+    def __init__(
+        self, sources: Sequence[Source], asked: Asked, patience: Patience | None = None, pinned: Pinned | None = None
+    ) -> None:
+        """Without `pinned` the sources are asked at once, and raise what they raise when none of them answers."""
         self.sources, self.asked, self._patience = tuple(sources), asked, patience or Patience()
+        self.is_pinned = pinned is not None
         self._listed: dict[int, Listed] = {}
         self.refused: dict[int, TunesmithError] = {}
         """Why a source was passed over altogether, by number."""
+        self._told: set[str] = set()
         self._lock = threading.Lock()
-        self.listed = self._first()
-        """Of the first source that answers."""
+        self._known: Listed | None = None
+        self.by, self._known = (pinned.by, pinned.listed) if pinned else self._first()
+        """Number of the source that listed what is wanted."""
+        if pinned and pinned.by is not None:
+            self._listed[pinned.by] = pinned.listed
+
+    @property
+    def listed(self) -> Listed:
+        """Of the first source that answers, or what was pinned."""
+        assert self._known is not None
+        return self._known
 
     def usable(self) -> list[int]:
         """Numbers of the sources that have not failed altogether."""
         return [number for number in range(len(self.sources)) if number not in self.refused]
 
+    def lister(self, otherwise: int) -> Source:
+        """Who said what is wanted; where it is not among the sources, the one of this number."""
+        return self.sources[otherwise if self.by is None else self.by]
+
+    def is_news(self, message: str) -> bool:
+        """Whether nobody has been told this yet: what is wrong with a source is said once, not for each file."""
+        with self._lock:
+            known = message in self._told
+            self._told.add(message)
+            return not known
+
     def git_id(self, entry: FileEntry) -> str | None:
-        """What the source that listed a file without sha256 says git calls it; None when it does not say."""
-        for number, listed in self._listed.items():
-            if entry.sha256 is None and listed is self.listed:
-                with suppress(TunesmithError):
-                    there = self.sources[number].locate(self.asked.repo, listed.commit, entry, self.asked.kind)
-                    return git_id(there.etag) if isinstance(there, Remote) else None
-        return None
+        """What git calls a file that was listed without sha256; None when nobody says it."""
+        return entry.git_id if entry.sha256 is None else None
 
     def locate(self, number: int, entry: FileEntry, held: bool) -> Remote | Path:
         """Where that source has the same bytes; `held`: their digest is known. Raises Explained or Refused."""
@@ -84,29 +116,44 @@ class Supply:
             "check the network and HF_ENDPOINT, then run the same command again."
         )
 
-    def _first(self) -> Listed:
+    def _first(self) -> tuple[int, Listed]:
+        other: tuple[int, Listed] | None = None
         for number in range(len(self.sources)):
-            try:
-                return self._of(number)
-            except TunesmithError as error:
-                self.refused[number] = error
+            with suppress(TunesmithError):
+                listed = self._of(number)
+                if listed.commit == self.asked.revision or not self.asked.exact:
+                    return number, listed
+                other = other or (number, listed)
+        if other:
+            return other
         raise next(iter(self.refused.values()))
 
     def _of(self, number: int) -> Listed:
+        """A source's own listing; one that has none is not asked again."""
         with self._lock:
+            if number in self.refused:
+                raise self.refused[number]
             if number not in self._listed:
-                self._listed[number] = self._checked(self._ask(number), self.sources[number].name)
+                try:
+                    self._listed[number] = self._checked(self._ask(number), self.sources[number].name)
+                except TunesmithError as error:
+                    self.refused[number] = error
+                    raise
             return self._listed[number]
 
     def _ask(self, number: int) -> Listed:
-        """A second source is asked for the first one's commit; one with commits of its own, for the revision."""
-        source, (repo, revision, kind) = self.sources[number], self.asked
-        if self._listed:
-            try:
-                return patiently(lambda: source.listing(repo, self.listed.commit, kind), self._patience)
-            except ModelError:
-                pass
-        return patiently(lambda: source.listing(repo, revision, kind), self._patience)
+        """A second source is asked for the first one's commit; one with commits of its own, for the revision.
+
+        Where the revision is a commit that it does not know either, its main branch may hold the same files.
+        """
+        source, (repo, revision, kind, _) = self.sources[number], self.asked
+        if self._known is None:
+            return patiently(lambda: source.listing(repo, revision, kind), self._patience)
+        *others, last = dict.fromkeys([self._known.commit, revision, *([_MAIN] if _COMMIT.fullmatch(revision) else [])])
+        for other in others:
+            with suppress(ModelError):
+                return patiently(partial(source.listing, repo, other, kind), self._patience)
+        return patiently(lambda: source.listing(repo, last, kind), self._patience)
 
     def _checked(self, listed: Listed, name: str) -> Listed:
         check_commit(listed.commit, name)
@@ -117,7 +164,7 @@ class Supply:
         return listed
 
     def _same(self, listed: Listed, entry: FileEntry, held: bool) -> FileEntry:
-        if listed is self.listed:
+        if listed is self._known:
             return entry
         known = held or listed.commit == self.listed.commit
         for other in listed.files:
@@ -142,7 +189,8 @@ def _may_be_same(entry: FileEntry, other: FileEntry, known: bool) -> bool:
     """`known`: the content will be held to a digest, or the commit is the same."""
     if entry.size != other.size or not known:
         return False
-    return not (entry.sha256 and other.sha256) or entry.sha256 == other.sha256
+    names = ((entry.sha256, other.sha256), (entry.git_id, other.git_id))
+    return all(one == another for one, another in names if one and another)
 
 
 def patiently(ask: Callable[[], _T], patience: Patience, tries: int = _LISTING_TRIES) -> _T:

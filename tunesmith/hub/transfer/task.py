@@ -20,6 +20,7 @@ from tunesmith.hub.transfer.wire import Answer, Ask, Wire
 
 _PROGRESS_BYTES = 64 << 10
 _TIMES_WRONG = 2
+_TRIES_OF_THE_SILENT = 3
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Means:
     """When a source that asked to be left alone may be asked again."""
     used: set[str] = field(default_factory=set)
     """Names of the sources that bytes came from."""
+    silent: set[int] = field(default_factory=set)
+    """Numbers of those that one file has given up on before they sent a byte: the other files wait for them no more."""
 
 
 class Want:
@@ -141,7 +144,7 @@ class Task(ABC):
             self.discard()
             raise CorruptArtifact(
                 f"{name} of {self.means.supply.asked.repo} stays different from what "
-                f"{self.means.supply.sources[self.turn].name} lists, fetched anew: "
+                f"{self.means.supply.lister(self.turn).name} lists, fetched anew: "
                 "tell the hub's owner, or set another model.hub."
             )
         self._forget(left[0] if left else self.turn)
@@ -180,7 +183,7 @@ class Task(ABC):
     def _again(self, fault: Broke | Gone) -> None:
         """The same source once more, later, unless it has failed too often in a row."""
         self._failures += 1
-        if self._failures > self.means.patience.tries:
+        if self._is_hopeless():
             return self._object(fault)
         if isinstance(fault, Gone):
             self._forget(self.turn)
@@ -190,6 +193,15 @@ class Task(ABC):
         at_once = isinstance(fault, Gone) and self._failures == 1
         self.not_before = now if at_once else now + self.means.patience.backoff(self._failures)
         return None
+
+    def _is_hopeless(self) -> bool:
+        """Whether to go on with the next source: sooner, for every file at once, when this one never sent a byte."""
+        means, tries = self.means, self.means.patience.tries
+        if len(self._left()) > 1 and means.supply.sources[self.turn].name not in means.used:
+            if self._failures >= min(tries, _TRIES_OF_THE_SILENT):
+                means.silent.add(self.turn)
+            return self.turn in means.silent
+        return self._failures > tries
 
     def _object(self, fault: Fault) -> None:
         """On to the next source, for good; a file that changed is begun anew from the same one first."""
@@ -207,7 +219,8 @@ class Task(ABC):
         if not left:
             # Of several sources' errors the preferred one's says most.
             raise self._errors[0]
-        self.means.report.note(f"{self.want.entry.path}: {error.message} Going on with the next source.")
+        if self.means.supply.is_news(error.message):
+            self.means.report.note(f"{self.want.entry.path}: {error.message} Going on with the next source.")
         self._failures, self._changes = 0, 0
         return self._forget(left[0])
 

@@ -1,19 +1,19 @@
 """Downloads a pinned model into the Hugging Face cache, checks every byte a digest is listed for, and links it."""
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tunesmith import worker
 from tunesmith.artifacts import FileEntry, ModelSnapshot, ModelSource
 from tunesmith.errors import CorruptArtifact
 from tunesmith.hub.client import repo_cache
+from tunesmith.hub.transfer.damage import find_wrong, throw_away_wrong
 from tunesmith.hub.transfer.engine import bring
-from tunesmith.hub.transfer.report import Progress
-from tunesmith.hub.transfer.sources.huggingface import HuggingFace
-from tunesmith.hub.transfer.supply import Asked, Supply
+from tunesmith.hub.transfer.report import Progress, Report
+from tunesmith.hub.transfer.source import Listed
+from tunesmith.hub.transfer.sources.words import reopened
+from tunesmith.hub.transfer.supply import Asked, Pinned, Supply
 from tunesmith.jobs import DownloadJob
-from tunesmith.store import sha256
 from tunesmith.worker import Made, Room
 
 
@@ -43,15 +43,20 @@ def _folder(source: ModelSource) -> Path:
 
 def _fetch(source: ModelSource, folder: Path, room: Room) -> int:
     """Brings what the cache lacks or holds damaged; what is there is hashed first. Returns the bytes that arrived."""
-    there = [entry for entry in source.files if (folder / entry.path).exists()]
-    for entry in find_wrong(folder, there):
-        _discard(folder / entry.path)
-        room.emit("note", text=f"{entry.path} does not match its listed size or sha256: thrown away.")
+    throw_away_wrong(folder, source.files, lambda text: room.emit("note", text=text))
     missing = [entry for entry in source.files if not (folder / entry.path).exists()]
     if not missing:
         return 0
-    supply = Supply([HuggingFace(source.endpoint)], Asked(source.repo, source.commit, "model"))
-    return bring(supply, missing, report=_Events(source, missing, room), xet=source.xet).bytes_received
+    events = _Events(source, missing, room)
+    return bring(_supply(source, events), missing, report=events, xet=source.xet).bytes_received
+
+
+def _supply(source: ModelSource, report: Report) -> Supply:
+    """What was pinned, from whoever has it: nobody is asked for it again, and who listed it need not be there."""
+    named = reopened(source.sources or (source.endpoint or "hf",), report.note)
+    listers = [number for number, one in enumerate(named) if one.word == source.endpoint]
+    pinned = Pinned(Listed(source.commit, source.files), listers[0] if listers else None)
+    return Supply([one.source for one in named], Asked(source.repo, source.revision, "model"), pinned=pinned)
 
 
 class _Events:
@@ -62,24 +67,11 @@ class _Events:
         self._there = source.total_bytes - sum(entry.size for entry in missing)
 
     def progress(self, progress: Progress) -> None:
-        self._room.emit("progress", done=self._there + progress.done, total=self._total, unit="B")
+        done, rate, connections = self._there + progress.done, progress.rate, progress.connections
+        self._room.emit("progress", done=done, total=self._total, unit="B", rate=round(rate), connections=connections)
 
     def note(self, text: str) -> None:
         self._room.emit("note", text=text)
-
-
-def find_wrong(folder: Path, files: Iterable[FileEntry]) -> list[FileEntry]:
-    """The files that are missing, or differ from their listed size or sha256."""
-    entries = list(files)
-    with ThreadPoolExecutor(4) as pool:
-        good = pool.map(lambda entry: _is_good(folder / entry.path, entry), entries)
-        return [entry for entry, fine in zip(entries, good, strict=True) if not fine]
-
-
-def _is_good(path: Path, entry: FileEntry) -> bool:
-    if not path.is_file() or path.stat().st_size != entry.size:
-        return False
-    return entry.sha256 is None or sha256(path) == entry.sha256
 
 
 def _accept_folder(source: ModelSource, folder: Path) -> None:
@@ -87,11 +79,6 @@ def _accept_folder(source: ModelSource, folder: Path) -> None:
         raise CorruptArtifact(
             f"{entry.path} in {folder} has changed since the run began: run the same command again to start from it."
         )
-
-
-def _discard(path: Path) -> None:
-    path.resolve().unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
 
 
 def _link(target: Path, link: Path) -> None:

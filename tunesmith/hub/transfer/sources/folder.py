@@ -29,7 +29,7 @@ class Folder:
         below = self._below(repo, kind)
         paths = sorted(path for path in below.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(below)))
         if not paths:
-            raise ModelError(f"{below} holds no files: check --source.")
+            raise ModelError(f"{below} holds no files: name another source.")
         with ThreadPoolExecutor(4) as pool:
             digests = list(pool.map(sha256, paths))
         files = tuple(
@@ -41,6 +41,10 @@ class Folder:
 
     def locate(self, repo: str, commit: str, entry: FileEntry, kind: Kind = "model") -> Path:
         return self._below(repo, kind) / entry.path
+
+    def holds(self, repo: str, kind: Kind = "model") -> bool:
+        """Whether the repo has a folder of its own in it."""
+        return self._below(repo, kind) != self.folder
 
     def _below(self, repo: str, kind: Kind) -> Path:
         below = self.folder / ("datasets" if kind == "dataset" else "") / repo

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from urllib.parse import quote
 
 from huggingface_hub.utils._headers import build_hf_headers
@@ -15,27 +16,26 @@ from tunesmith.hub.transfer.source import Kind, Listed, Remote
 class HuggingFace:
     """Files of one hub; with HF_HUB_OFFLINE, those that are in the cache."""
 
-    def __init__(self, address: str | None = None) -> None:
-        """`address` None is HF_ENDPOINT, else the public hub. Raises ModelError when it is no URL."""
-        self.hub = Hub(address)
-        self._git_ids: dict[str, str] = {}
+    def __init__(self, address: str | None = None, cache: Path | None = None) -> None:
+        """`address` None is HF_ENDPOINT, else the public hub; `cache` None is HF_HUB_CACHE.
+
+        Raises ModelError when the address is no URL.
+        """
+        self.hub = Hub(address, cache)
 
     @property
     def name(self) -> str:
         return self.hub.address
 
     def listing(self, repo: str, revision: str, kind: Kind = "model") -> Listed:
-        listing = self.hub.list(repo, revision, kind)
-        self._git_ids.update(listing.git_ids)
-        return Listed(listing.commit, listing.files)
+        return self.hub.list(repo, revision, kind)
 
     def locate(self, repo: str, commit: str, entry: FileEntry, kind: Kind = "model") -> Remote:
         if self.hub.offline:
             raise self.hub.not_cached(repo, commit)
         folder = "datasets/" if kind == "dataset" else ""
         url = f"{self.hub.address}/{folder}{repo}/resolve/{commit}/{quote(entry.path)}"
-        digest = entry.sha256 or self._git_ids.get(entry.path)
-        return Remote(url, self._headers, digest, xet=entry.sha256 is not None)
+        return Remote(url, self._headers, xet=entry.sha256 is not None)
 
     def refusal(self, status: int, code: str | None, repo: str, commit: str, kind: Kind) -> TunesmithError:
         """The sentence for a file that the hub refused."""

@@ -57,7 +57,7 @@ class ModelScope:
     def locate(self, repo: str, commit: str, entry: FileEntry, kind: Kind = "model") -> Remote:
         """The address that answers ranges, or redirects to one that does; the token is for ModelScope's host alone."""
         query = urlencode({"Revision": commit, "FilePath": entry.path})
-        return Remote(f"{self.address}{_place(repo, kind)}/repo?{query}", self._credentials(), entry.sha256)
+        return Remote(f"{self.address}{_place(repo, kind)}/repo?{query}", self._credentials())
 
     def pin(self, repo: str, revision: str, kind: Kind) -> str:
         """The commit a branch or a tag stands for now."""
