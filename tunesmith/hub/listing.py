@@ -8,6 +8,7 @@ from typing import Any
 
 from tunesmith.artifacts import FileEntry, ModelSource
 from tunesmith.errors import ModelError, NoChatTemplate
+from tunesmith.hub import gguf
 from tunesmith.hub.choose import choose
 from tunesmith.hub.transfer.engine import bring
 from tunesmith.hub.transfer.sources.huggingface import HuggingFace
@@ -25,6 +26,8 @@ def resolve_model(spec: ModelSpec, folder: Path) -> ModelSource:
 
     Raises RepoNotFound, GatedRepo, OnlyPickles, NoChatTemplate, HubUnavailable, or ModelError, each saying what to do.
     """
+    if spec.path is not None and spec.is_gguf:
+        return gguf.from_disk(spec, folder)
     if spec.path is not None:
         return _from_folder(folder / Path(spec.path).expanduser(), spec)
     return _from_hub(HuggingFace(spec.hub), spec)
@@ -37,6 +40,8 @@ def _from_hub(source: HuggingFace, spec: ModelSpec) -> ModelSource:
     where = f"{repo} on {hub.address}"
     if spec.trust_remote_code and listing.commit != revision:
         raise ModelError(f"{where} is at {listing.commit}, not at {revision}: its code is not run.")
+    if spec.gguf:
+        return gguf.from_hub(supply, spec.gguf, where, hub.address)
     try:
         files = choose(listing.files, where, spec.trust_remote_code, spec.allow_pickles)
     except ModelError as error:
