@@ -53,7 +53,7 @@ class Store:
         """Makes the folder; raises StoreNotWritable with the reason."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".probe-{os.getpid()}"
+            probe = self.root / f".probe-{os.getpid()}-{threading.get_ident()}"
             probe.touch()
             probe.unlink()
         except OSError as error:
