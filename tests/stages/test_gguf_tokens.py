@@ -12,6 +12,7 @@ from tests.rooms import in_environment
 pytestmark = pytest.mark.env("train")
 
 ROWS = 512
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 READ = """
 import json, sys
 from pathlib import Path
@@ -104,6 +105,35 @@ def test_qwen_composes_its_text_and_marks_of_a_chat_stay_whole(folder: Path) -> 
     apart, composed, chat = read(folder, *asked)["qwen2-F32"]
     assert apart[1] == composed[1]
     assert (chat[1][0], chat[1][-1]) == (1, 2) and chat[2] == "<|im_start|>user\nhi<|im_end|>"
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_marks_in_no_byte_level_spelling_stay_whole_and_keep_their_numbers(
+    folder: Path, tmp_path: Path, family: str
+) -> None:
+    marks = ["<｜User｜>", "<｜end▁of▁sentence｜>"]
+    tokens = [*vocabulary(folder)[:-2], *marks]
+    kinds = [3 if token in (*SPECIAL, *marks) else 1 for token in tokens]
+    settings = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds, "tokenizer.ggml.eos_token_id": 511}
+    rewritten(folder / f"{family}-F32.gguf", tmp_path / "marks.gguf", settings)
+    [[_, ids, spelt]] = read(tmp_path, ("marks", f"{marks[0]}hi{marks[1]}"))["marks"]
+    assert (ids[0], ids[-1]) == (510, 511) and spelt == f"{marks[0]}hi{marks[1]}"
+    script = """
+import json, sys
+from pathlib import Path
+from transformers import AutoTokenizer
+from tunesmith.stages.gguf import import_gguf
+tokenizer = AutoTokenizer.from_pretrained(import_gguf(*map(Path, sys.argv[1:3])))
+print(json.dumps([len(tokenizer), tokenizer.eos_token_id, tokenizer(sys.argv[3], add_special_tokens=False)["input_ids"]]))
+"""
+    made = in_environment("train", script, str(tmp_path / "marks.gguf"), str(tmp_path / "out"), spelt)
+    assert made == [ROWS, 511, ids]
+
+
+def test_a_file_that_does_not_mark_its_marks_is_refused(folder: Path, tmp_path: Path) -> None:
+    rewritten(folder / "llama-F32.gguf", tmp_path / "old.gguf", {"tokenizer.ggml.token_type": None})
+    with pytest.raises(AssertionError, match=r"old\.gguf does not say which tokens are marks of a chat"):
+        read(tmp_path, ("old", "x"))
 
 
 @pytest.mark.parametrize(("family", "prefix"), [("llama", True), ("llama", False), ("gemma2", False)])

@@ -9,12 +9,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import decoders, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TokenizersBackend
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.integrations.gguf.gguf_tokenizer_mapping import (
     GGUF_PRE_TOKENIZER_SPLITS,
     GGUF_SENTENCEPIECE_BUILDERS,
     GGUF_TOKENIZER_TYPES,
+    convert_gguf_tokenizer,
+    get_gguf_tokenizer,
 )
 
 from tunesmith.errors import ModelError, NoChatTemplate
@@ -27,6 +30,8 @@ _WHOLE_FIRST = (
     "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano", "tekken",
 )  # fmt: skip
 """A piece that is a token is taken as it is, whatever its merges would come to."""
+_MARKS = (3, 4)
+"""Kinds of tokens: control, and defined by the user."""
 _COMPOSED = (GGUF_PRE_TOKENIZER_SPLITS["qwen2"], GGUF_PRE_TOKENIZER_SPLITS["qwen35"])
 """Splits of families whose text is brought into Unicode's composed form first."""
 
@@ -50,21 +55,49 @@ def check_tokens(head: Head, where: str) -> None:
 
 
 def load_tokenizer(file: Path, head: Head) -> PreTrainedTokenizerBase:
-    """The file's tokenizer, of the class that keeps on loading what it is told here."""
+    """The file's tokenizer, of the class that keeps on loading what it is told here. Raises ModelError."""
+    if not head.arrays.get("tokenizer.ggml.token_type"):
+        raise ModelError(f"{file.name} does not say which tokens are marks of a chat: name a newer file of the model.")
     split = head.text("tokenizer.ggml.pre")
-    begins = {"add_bos_token": True} if split in _WHOLE_FIRST else {}
-    tokenizer = TokenizersBackend.from_pretrained(file.parent, gguf_file=file.name, **begins)
-    backend = tokenizer.backend_tokenizer
-    if head.text("tokenizer.ggml.model") == "llama":
-        _follow_prefix(tokenizer, head)
+    architecture, said, settings = get_gguf_tokenizer(str(file))
+    backend, _ = convert_gguf_tokenizer(architecture, said)
+    if said["tokenizer_type"] == "llama":
+        _follow_prefix(backend, head)
     elif split in _SINGLE_DIGITS:
         digits = pre_tokenizers.Digits(individual_digits=True)
         backend.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     elif split in _WHOLE_FIRST:
         backend.model.ignore_merges = True
+        settings.setdefault("add_bos_token", True)
     elif GGUF_PRE_TOKENIZER_SPLITS.get(split) in _COMPOSED:
         backend.normalizer = normalizers.NFC()
-    return tokenizer
+    marks = _lost_marks(said)
+    return TokenizersBackend(tokenizer_object=_with_marks(backend, marks) if marks else backend, **settings)
+
+
+def _lost_marks(said: dict[str, Any]) -> dict[str, str]:
+    """Marks of a chat that transformers takes for text, since they are not in byte-level spelling: how it spells them.
+
+    Such as DeepSeek's `<｜User｜>`.
+    """
+    if said["tokenizer_type"] != "gpt2":
+        return {}
+    spelling = bytes_to_unicode()
+    alphabet = set(spelling.values())
+    found = zip(said["tokens"], said["token_type"], strict=False)
+    marks = [token for token, kind in found if kind in _MARKS and token[:1] + token[-1:] == "<>"]
+    return {token: "".join(spelling[byte] for byte in token.encode()) for token in marks if not set(token) <= alphabet}
+
+
+def _with_marks(backend: Tokenizer, marks: dict[str, str]) -> Tokenizer:
+    """The same with these marks whole, under the numbers they have in the file."""
+    said = json.loads(backend.to_str())
+    vocabulary = said["model"]["vocab"]
+    for token, spelt in marks.items():
+        vocabulary[token] = vocabulary.pop(spelt)
+    whole = Tokenizer.from_str(json.dumps(said))
+    whole.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in marks])
+    return whole
 
 
 def check_reloaded(tokenizer: PreTrainedTokenizerBase, folder: Path, where: str) -> None:
@@ -81,10 +114,9 @@ def _way(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {key: said[key] for key in ("normalizer", "pre_tokenizer", "model", "decoder")}
 
 
-def _follow_prefix(tokenizer: PreTrainedTokenizerBase, head: Head) -> None:
+def _follow_prefix(backend: Tokenizer, head: Head) -> None:
     """A sentencepiece vocabulary may say that no space is put before a text."""
     if head.fields.get("tokenizer.ggml.add_space_prefix", True) or head.architecture in GGUF_SENTENCEPIECE_BUILDERS:
         return
-    backend = tokenizer.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=False)
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
