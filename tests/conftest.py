@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.models import import_smollm2
+from deploy.models import import_smollm2, smollm2_gguf
 from tests.fakes.run_flow import LAUNCHER
 from tunesmith import jobs
 from tunesmith.environments import CHECKOUT, health, interpreter
@@ -28,6 +28,12 @@ def store(tmp_path: Path) -> Store:
 def smollm2_folder() -> Path:
     """The small real model of the demonstration; made once per checkout, which takes a minute."""
     return import_smollm2()
+
+
+@pytest.fixture(scope="session")
+def smollm2_file() -> Path:
+    """The same as the GGUF it is made from; fetched once per checkout."""
+    return smollm2_gguf()
 
 
 @pytest.fixture(scope="session")

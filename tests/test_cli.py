@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.gguf_files import tiny_ggufs
 from tests.recipes import tiny_recipe
 
 
@@ -49,6 +50,23 @@ def test_estimate_shows_the_bill_and_says_whether_it_fits_by_its_exit_code(recip
     assert "GiB" in json.loads(refused.stdout)["message"]
     table = tunesmith("estimate", str(recipe))
     assert "logits and loss" in table.stdout
+
+
+@pytest.mark.env("train")
+def test_a_gguf_is_estimated_and_planned_with_its_conversion(recipe: Path, tmp_path: Path) -> None:
+    file = tiny_ggufs(tmp_path / "packed", "llama:Q4_0") / "llama-Q4_0.gguf"
+    settings = ["--set", f"model.path={file.parent}", "--set", f"model.gguf={file.name}"]
+    for words in (["estimate", str(file)], ["estimate", str(recipe), *settings]):
+        done = tunesmith(*words, "--set", "train.method=lora", "--gpu-memory", "8", "--json")
+        assert done.returncode == 0, done.stderr
+        assert "convert" in {item["phase"] for item in json.loads(done.stdout)["bill"]}
+    done = tunesmith("plan", str(recipe), *settings, "--store", str(tmp_path / "store"), "--json")
+    facts = json.loads(done.stdout)
+    assert [job["stage"] for job in facts["jobs"]][:3] == ["download", "download/convert", "train"]
+    assert facts["model"]["bytes"] == file.stat().st_size
+    refused = tunesmith("estimate", str(file.parent))
+    assert refused.returncode == 78
+    assert "holds its weights only as GGUF: set model.gguf to the file to start from" in refused.stderr
 
 
 @pytest.mark.parametrize(

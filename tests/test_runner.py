@@ -149,7 +149,7 @@ def test_the_child_sees_only_what_is_passed_on(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:2")
-    passed = runner._environment({"KEY": "k"})
+    passed = runner.stage_environment({"KEY": "k"})
     assert "AWS_SECRET_ACCESS_KEY" not in passed
     assert "PYTHONPATH" not in passed
     assert passed["HF_ENDPOINT"] == "http://127.0.0.1:1"

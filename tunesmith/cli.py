@@ -13,7 +13,7 @@ from tunesmith.foreign import translate
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 
 TargetArg = Annotated[
-    str, typer.Argument(metavar="RECIPE|MODEL|DIR", help="A recipe, a repo on a hub, or a folder with a config.json.")
+    str, typer.Argument(metavar="RECIPE|MODEL|DIR", help="A recipe, a repo, a GGUF, or a folder with a config.json.")
 ]
 RecipeArg = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one in configs/.")]
 SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override, with a dotted key.")]

@@ -45,7 +45,7 @@ class DownloadJob(Job):
 class ConvertJob(Job):
     stage: Literal["convert"] = "convert"
     base: ModelSnapshot
-    """Its weights are pickles."""
+    """Its weights are pickles, or a GGUF."""
 
 
 class TrainJob(Job):

@@ -19,6 +19,7 @@ from tunesmith.artifacts import (
     TunedModel,
 )
 from tunesmith.hub.choose import is_pickled
+from tunesmith.hub.gguf_names import is_gguf
 from tunesmith.jobs import ConvertJob, DownloadJob, GptqJob, Job, MergeJob, ScoreJob, ServeJob, TrainJob
 from tunesmith.specs.evaluate import Gate
 from tunesmith.specs.quantize import Gptq
@@ -34,7 +35,8 @@ def download_job(resolved: Resolved) -> DownloadJob:
 
 def convert_job(resolved: Resolved, base: ModelSnapshot) -> ConvertJob | None:
     """None where the weights came as safetensors."""
-    return ConvertJob(base=base) if is_pickled(entry.path for entry in resolved.model.files) else None
+    paths = [entry.path for entry in resolved.model.files]
+    return ConvertJob(base=base) if is_pickled(paths) or is_gguf(paths) else None
 
 
 def train_job(recipe: Recipe, resolved: Resolved, plan: Plan, base: ModelSnapshot) -> TrainJob:

@@ -1,4 +1,6 @@
-"""What an estimate is asked about: a recipe, a model of a hub, or a folder with a config.json; and on which machine."""
+"""What an estimate is asked about: a recipe, a model of a hub, a GGUF, or a folder with a config.json; and on which
+machine.
+"""
 
 import json
 import os
@@ -12,6 +14,7 @@ from urllib.parse import urlsplit
 from tunesmith import hardware
 from tunesmith.artifacts import Device, Hardware, ModelSource
 from tunesmith.errors import HubUnavailable, ModelError, RecipeError
+from tunesmith.hub.gguf_names import SUFFIX, is_gguf, only_gguf
 from tunesmith.memory import catalogue
 from tunesmith.memory.cards import CARDS, find_card
 from tunesmith.memory.constants import GIB
@@ -58,6 +61,9 @@ def _subject(target: str, settings: dict[str, Any]) -> tuple[Recipe, ModelSource
     if not target:
         raise RecipeError("Name what to estimate: a recipe, a repo such as Qwen/Qwen2.5-7B-Instruct, or a folder.")
     folder = Path(target).expanduser()
+    if folder.suffix == SUFFIX and folder.is_file():
+        recipe = _bare(folder.stem.lower(), {"path": str(folder.resolve())}, settings)
+        return recipe, described_source(recipe)
     if folder.is_dir():
         return _bare("folder", {"path": str(folder.resolve())}, settings), folder_source(folder)
     if _REPO.fullmatch(target) and not folder.exists():
@@ -67,9 +73,22 @@ def _subject(target: str, settings: dict[str, Any]) -> tuple[Recipe, ModelSource
 
 
 def _source_of(recipe: Recipe, target: str) -> ModelSource:
+    if recipe.model.is_gguf:
+        return described_source(recipe)
     if recipe.model.path:
         return folder_source(find_recipe(target).parent / recipe.model.path)
     return hub_source(recipe)
+
+
+def described_source(recipe: Recipe) -> ModelSource:
+    """A model that only its own file describes: a GGUF."""
+    if recipe.model.path:
+        from tunesmith.hub.gguf import from_disk
+
+        return from_disk(recipe.model, Path(recipe.folder), hashed=False)
+    from tunesmith.hub.listing import describe_model
+
+    return describe_model(recipe.model, Path(recipe.folder))
 
 
 def folder_source(folder: Path) -> ModelSource:
@@ -78,6 +97,8 @@ def folder_source(folder: Path) -> ModelSource:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if is_gguf(names := [file.name for file in folder.glob(f"*{SUFFIX}")]):
+            raise only_gguf(names, str(folder)) from error
         raise ModelError(f"There is no config.json in {folder}: name a model's folder, a repo or a recipe.") from error
     except ValueError as error:
         raise ModelError(f"{path} is not valid JSON ({error}): fetch the model's own file again.") from error
@@ -91,6 +112,8 @@ def folder_source(folder: Path) -> ModelSource:
 
 def hub_source(recipe: Recipe) -> ModelSource:
     """The hub's own description where it can be had, else the one that ships with the package."""
+    if recipe.model.is_gguf:
+        return described_source(recipe)
     repo = str(recipe.model.repo)
     shipped = catalogue.lookup(repo)
     if shipped is None or _is_reachable(recipe.model.words):

@@ -94,7 +94,7 @@ def _follow(command: list[str], room: Path, listener: Listener, secrets: Mapping
     """Runs the stage to its end and returns its exit code; whatever ends us ends its whole process tree."""
     events = _Tail(room / EVENTS)
     process = subprocess.Popen(
-        command, cwd=room, env=_environment(secrets), text=True, errors="replace",
+        command, cwd=room, env=stage_environment(secrets), text=True, errors="replace",
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert process.stdout is not None
@@ -136,7 +136,7 @@ class _Tail:
                 listener.event(json.loads(line))
 
 
-def _environment(secrets: Mapping[str, str]) -> dict[str, str]:
+def stage_environment(secrets: Mapping[str, str]) -> dict[str, str]:
     """The child's environment, every variable of it on purpose."""
     passed = {k: v for k, v in os.environ.items() if k in _PASSED_ON or k.startswith(_PASSED_ON_PREFIXES)}
     fixed = {

@@ -54,7 +54,7 @@ def test_what_is_no_gguf_is_refused_with_a_sentence(tmp_path: Path):
     (tmp_path / "model.gguf").write_bytes(b"not one")
     done = _train("-m", "tunesmith.stages.gguf", str(tmp_path / "model.gguf"), str(tmp_path / "out"))
     assert done.returncode == 78
-    assert "is not a GGUF file" in done.stderr
+    assert "is no GGUF that can be read (its first bytes are not GGUF)" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 

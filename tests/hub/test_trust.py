@@ -83,12 +83,6 @@ def test_a_folder_is_asked_the_same(repo: Path) -> None:
     assert len(trusted.files) == len(plain.files) + 1
 
 
-def test_a_repo_of_ggufs_names_the_way_to_import_one(hub: str, repo: Path) -> None:
-    (repo / "model.safetensors").rename(repo / "own-q8_0.gguf")
-    with pytest.raises(ModelError, match=r"only as GGUF: make a folder .*tunesmith\.stages\.gguf MODEL\.gguf DIR"):
-        resolve(hub)
-
-
 def test_pickles_beside_safetensors_are_left_where_they_are(hub: str, repo: Path) -> None:
     (repo / "pytorch_model.bin").write_bytes(b"x" * 10)
     assert "pytorch_model.bin" not in {entry.path for entry in resolve(hub).files}

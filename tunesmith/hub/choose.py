@@ -6,13 +6,13 @@ from fnmatch import fnmatchcase
 
 from tunesmith.artifacts import FileEntry
 from tunesmith.errors import ModelError, OnlyPickles
+from tunesmith.hub.gguf_names import is_gguf, only_gguf
 
 WHOLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 _PICKLED_SHARD = re.compile(r"pytorch_model-(\d{5})-of-(\d{5})\.bin")
 CODE = "*.py"
-_GGUF = "*.gguf"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TOKENIZERS = (
     "tokenizer.json",
@@ -83,11 +83,8 @@ def _pickled(by_path: dict[str, FileEntry], where: str) -> dict[str, FileEntry]:
 def _no_weights(by_path: dict[str, FileEntry], where: str) -> ModelError:
     if ADAPTER in by_path:
         return ModelError(f"{where} holds an adapter, not a model: name the base model it was trained on.")
-    if any(_matches(path, (_GGUF,)) for path in by_path):
-        return ModelError(
-            f"{where} holds its weights only as GGUF: make a folder of the file you want with "
-            "`.envs/train/bin/python -m tunesmith.stages.gguf MODEL.gguf DIR`, and name it in model.path."
-        )
+    if is_gguf(by_path):
+        return only_gguf(by_path, where)
     if any(_matches(path, _PICKLES) for path in by_path):
         return OnlyPickles(
             f"{where} holds its weights only as pickles, which can run code when loaded: "

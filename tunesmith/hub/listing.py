@@ -8,6 +8,7 @@ from typing import Any
 
 from tunesmith.artifacts import FileEntry, ModelSource
 from tunesmith.errors import ModelError, NoChatTemplate
+from tunesmith.hub import gguf
 from tunesmith.hub.choose import choose
 from tunesmith.hub.client import repo_cache
 from tunesmith.hub.transfer.damage import throw_away_wrong
@@ -31,6 +32,8 @@ def resolve_model(spec: ModelSpec, folder: Path, report: Report | None = None) -
     it was listed. Raises RepoNotFound, GatedRepo, OnlyPickles, NoChatTemplate, HubUnavailable, or ModelError, each
     saying what to do.
     """
+    if spec.path is not None and spec.is_gguf:
+        return gguf.from_disk(spec, folder)
     if spec.path is not None:
         return _from_folder(folder / Path(spec.path).expanduser(), spec)
     report = report or Silent()
@@ -58,11 +61,9 @@ def _find(spec: ModelSpec, folder: Path, report: Report) -> tuple[Supply, ModelS
     if spec.trust_remote_code and listing.commit != revision:
         raise ModelError(f"{where} is at {listing.commit}, not at {revision}: its code is not run.")
     try:
-        files = choose(listing.files, where, spec.trust_remote_code, spec.allow_pickles)
+        files, config = _chosen(supply, spec, where, report)
     except ModelError as error:
         raise (_not_cached(lister, repo, revision) or error) from error
-    entries = {entry.path: entry for entry in files}
-    config = _describe(files, lambda path: _bring(supply, [entries[path]], report) / path, where)
     source = ModelSource(
         repo=repo,
         commit=listing.commit,
@@ -74,6 +75,18 @@ def _find(spec: ModelSpec, folder: Path, report: Report) -> tuple[Supply, ModelS
         config=config,
     )
     return supply, source
+
+
+def _chosen(
+    supply: Supply, spec: ModelSpec, where: str, report: Report
+) -> tuple[tuple[FileEntry, ...], dict[str, Any]]:
+    """The files to download, and config.json's content."""
+    if spec.gguf:
+        entry, config = gguf.on_hub(supply, spec.gguf, where)
+        return (entry,), config
+    files = choose(supply.listed.files, where, spec.trust_remote_code, spec.allow_pickles)
+    entries = {entry.path: entry for entry in files}
+    return files, _describe(files, lambda path: _bring(supply, [entries[path]], report) / path, where)
 
 
 def _sources(spec: ModelSpec, folder: Path) -> list[Named]:

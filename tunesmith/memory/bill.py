@@ -5,12 +5,14 @@ from typing import Literal, NamedTuple
 
 from tunesmith.artifacts import BillItem, ModelSource
 from tunesmith.hub.choose import is_pickled
+from tunesmith.hub.gguf_names import is_gguf
 from tunesmith.memory import phases
 from tunesmith.memory.constants import (
     CPU_PROCESS_BYTES,
     CPU_SLACK,
     CUDA_CONTEXT_BYTES,
     NUM_CHECKPOINTS,
+    WEIGHT_FILE_BYTES,
 )
 from tunesmith.memory.evaluation import Batch, evaluate_items, judged_on, judged_weights
 from tunesmith.memory.findings import Findings, corrected
@@ -101,12 +103,28 @@ def disk_items(case: Case) -> dict[str, int]:
     trained = trained_params(shape, method) * 4
     packed = {"quantize": phases.served_bytes(shape, quantize)} if isinstance(quantize, Gptq) else {}
     return {
-        # Pickles are made into as many bytes of safetensors.
-        "download": case.source.total_bytes * (2 if is_pickled(e.path for e in case.source.files) else 1),
+        "download": case.source.total_bytes + _converted(case),
         "train": (NUM_CHECKPOINTS + 1) * 3 * trained + trained,
         "merge": 2 * shape.params,
         **packed,
     }
+
+
+def _converted(case: Case) -> int:
+    """Bytes of safetensors made of what comes as something else: of pickles as many, of a GGUF 16 bits a number."""
+    if _is_gguf(case):
+        return 2 * case.shape.params
+    return case.source.total_bytes if is_pickled(entry.path for entry in case.source.files) else 0
+
+
+def _is_gguf(case: Case) -> bool:
+    return is_gguf(entry.path for entry in case.source.files)
+
+
+def _converting(case: Case, place: Place) -> list[tuple[str, Place, Items]]:
+    """In host memory, before anything is on a device."""
+    items = phases.convert_items(case.shape, case.source.total_bytes)
+    return [("convert", place, items)] if _is_gguf(case) else []
 
 
 def _phases(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
@@ -115,10 +133,11 @@ def _phases(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
 
 def _on_cpu(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
     recipe, shape, step = case.recipe, case.shape, layout.step
-    process, mapped = {"process": CPU_PROCESS_BYTES}, {"largest weight file, mapped": _largest_file(case.source)}
+    process, mapped = {"process": CPU_PROCESS_BYTES}, {"largest weight file, mapped": _largest_file(case)}
     training = step_items(shape, step)
     held = int(CPU_SLACK * (total(training) - total(standing_items(shape, step))))
     found: list[tuple[str, Place, Items]] = [
+        *_converting(case, "device"),
         ("load", "device", process | weight_items(shape, step) | mapped),
         ("train", "device", process | training | {"held by malloc": held}),
         ("save", "device", process | save_items(shape, step) | {"held by malloc": held}),
@@ -139,6 +158,7 @@ def _on_cuda(case: Case, layout: Layout) -> list[tuple[str, Place, Items]]:
     process = {"process": CPU_PROCESS_BYTES}
     in_16_bits = process | {"weights (bf16)": 2 * shape.params}
     found: list[tuple[str, Place, Items]] = [
+        *_converting(case, "host"),
         ("load", "device", _allocated(weights, loading)),
         ("load", "host", process | _staged(case, step)),
         ("train", "device", _allocated(max(training.values(), key=total), step_slack(shape, step, training))),
@@ -166,7 +186,7 @@ def _judging_on_cpu(case: Case, layout: Layout) -> Items:
     """The batch, and what a weight file takes beyond it while it is read in beside the weights made from it."""
     judged = evaluating(case, layout)
     (plain,) = judged_on("cpu", case.shape, layout.step)
-    read_in = total(judged_weights(case.shape, plain)) + _largest_file(case.source)
+    read_in = total(judged_weights(case.shape, plain)) + _largest_file(case)
     return judged | {"largest weight file, beyond that": max(0, read_in - total(judged))}
 
 
@@ -185,10 +205,13 @@ def _allocated(items: Items, slack: int | None = None) -> Items:
 def _staged(case: Case, step: Step) -> Items:
     """Weights are read into host memory and moved, or, for NF4, packed file by file on the device."""
     if step.is_nf4:
-        return {"largest weight file": _largest_file(case.source)}
+        return {"largest weight file": _largest_file(case)}
     number_bytes = step.trained_bytes if isinstance(step.method, Full) else step.frozen_bytes
     return {"weights": case.shape.params * number_bytes}
 
 
-def _largest_file(source: ModelSource) -> int:
-    return max((entry.size for entry in source.files if entry.path.endswith((".safetensors", ".bin"))), default=0)
+def _largest_file(case: Case) -> int:
+    if _is_gguf(case):
+        return min(_converted(case), WEIGHT_FILE_BYTES)
+    sizes = (entry.size for entry in case.source.files if entry.path.endswith((".safetensors", ".bin")))
+    return max(sizes, default=0)

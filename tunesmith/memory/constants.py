@@ -7,6 +7,9 @@ CUDA_CONTEXT_BYTES = GIB // 2
 
 CPU_PROCESS_BYTES = 6 * GIB // 10
 """Resident set of Python with torch, transformers and PEFT before a model is loaded: 0.38 to 0.47 GiB seen."""
+WEIGHT_FILE_BYTES = 50 * 10**9
+"""transformers' max_shard_size: no weight file that it writes is larger, and safetensors copies the tensors of one file
+to the host together."""
 CPU_SLACK = 1.0
 """Share of a step's temporaries that glibc holds on to, fragmented, from step to step: as much again. With LoRA r=16 of
 SmolLM2-135M, 8 x 128 tokens, 4.67 GiB resident after three steps, and 2.72 with MALLOC_MMAP_THRESHOLD_ fixed."""

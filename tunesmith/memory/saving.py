@@ -6,14 +6,13 @@ DeepSpeed 0.19 (`_zero3_consolidated_16bit_state_dict`, `_save_zero_checkpoint`)
 to be copied: no tensor beyond what stands, for dense models and adapters, and two thirds of the experts for mixtures.
 """
 
+from tunesmith.memory.constants import WEIGHT_FILE_BYTES
 from tunesmith.memory.parallel import held, passing_bytes
 from tunesmith.memory.shape import ModelShape
 from tunesmith.memory.step import Step
 from tunesmith.memory.training import Items, standing_items, states, total, trained_params, weight_items
 from tunesmith.specs.train import Full
 
-_FILE_BYTES = 50 * 10**9
-"""transformers' max_shard_size: safetensors copies the tensors of one file to the host together."""
 _GROUP_NUMBERS = 10**9
 """DeepSpeed's sub_group_size: numbers of a ZeRO-3 process's shard that are one tensor."""
 
@@ -52,7 +51,7 @@ def _weight_copies(shape: ModelShape, step: Step) -> int:
     written = trained_params(shape, step.method) * step.trained_bytes
     match step.parallel.strategy:
         case "single" | "ddp":
-            return min(written, _FILE_BYTES)
+            return min(written, WEIGHT_FILE_BYTES)
         case "zero1" | "zero2":
             return step.parallel.world_size * whole + apart
         case "zero3":

@@ -16,7 +16,9 @@ class ModelSpec(Spec):
     repo: str | None = None
     """`owner/name` on the hub."""
     path: Where[str | None] = None
-    """A folder with config.json and safetensors, instead of a repo."""
+    """A folder with config.json and safetensors, or a GGUF file, instead of a repo."""
+    gguf: str | None = None
+    """A GGUF file of the repo or the folder: its weights are taken, unpacked to 16 bits."""
     revision: str = "main"
     """Branch, tag or commit; resolved to a commit before anything moves."""
     trust_remote_code: bool = False
@@ -34,6 +36,21 @@ class ModelSpec(Spec):
     def _one_source(self) -> "ModelSpec":
         if (self.repo is None) == (self.path is None):
             raise ValueError("give exactly one of model.repo and model.path")
+        return self
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether a GGUF is named: by `gguf`, or by `path` itself."""
+        return self.gguf is not None or (self.path or "").endswith(".gguf")
+
+    @model_validator(mode="after")
+    def _one_gguf(self) -> "ModelSpec":
+        if self.gguf is not None and (self.path or "").endswith(".gguf"):
+            raise ValueError("model.path names a GGUF already: leave out model.gguf, or let model.path be its folder")
+        if self.gguf is not None and not self.gguf.endswith(".gguf"):
+            raise ValueError(f"model.gguf {self.gguf!r} is no GGUF: name a file that ends in .gguf")
+        if self.is_gguf and self.trust_remote_code:
+            raise ValueError("model.trust_remote_code has nothing to run: a GGUF brings no code; leave it out")
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,7 @@
-"""Weights that come as pickles, made into safetensors: torch reads their tensors and refuses whatever would run."""
+"""Weights that come as pickles or as a GGUF, made into safetensors.
+
+Of pickles torch reads the tensors and refuses whatever would run; a GGUF is unpacked to 16 bits (`stages/gguf.py`).
+"""
 
 import errno
 import json
@@ -13,19 +16,28 @@ from safetensors.torch import save_file
 from tunesmith import worker
 from tunesmith.errors import ModelError
 from tunesmith.hub.choose import INDEX, PICKLED, PICKLED_INDEX, WHOLE
+from tunesmith.hub.gguf_names import SUFFIX
 from tunesmith.jobs import ConvertJob
+from tunesmith.stages.gguf import write_model
 from tunesmith.worker import Made, Room
 
 _SUFFIX = ".bin"
 
 
 def convert(job: ConvertJob, room: Room) -> Made:
-    """The same model in `room.out` with its tensors as they are; all else is linked or copied.
+    """The same model in `room.out`, with everything else that it needs.
 
-    Raises ModelError for a pickle that holds more than tensors, or that is damaged.
+    Raises ModelError for a pickle that holds more than tensors, and for a file that is damaged or cannot be read.
     """
     base = room.store.out(job.base)
     shutil.rmtree(room.out)
+    packed = next(base.rglob(f"*{SUFFIX}"), None)
+    number = write_model(packed, room.out) if packed else _unpickle(base, room)
+    return Made(job.base.model_copy(update={"fingerprint": job.fingerprint}), {"tensors": number})
+
+
+def _unpickle(base: Path, room: Room) -> int:
+    """The tensors of the pickles as they are, and all else copied; returns how many tensors there are."""
     pickles = sorted(base.glob(f"*{_SUFFIX}"))
     homes: dict[str, str] = {}
     for number, path in enumerate(pickles):
@@ -37,7 +49,7 @@ def convert(job: ConvertJob, room: Room) -> Made:
     if len(pickles) > 1:
         (room.out / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": homes}, indent=1))
     _copy_the_rest(base, room.out)
-    return Made(job.base.model_copy(update={"fingerprint": job.fingerprint}), {"tensors": len(homes)})
+    return len(homes)
 
 
 def _new_name(path: Path) -> str:
