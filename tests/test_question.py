@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.loopback import loopback_hub
 from tests.memory.cases import QWEN_7B, cpu
+from tests.recipes import tiny_recipe
 from tunesmith.errors import DoesNotFit, HubUnavailable, ModelError, RecipeError
 from tunesmith.forecast import estimate
 from tunesmith.memory.cards import find_card
@@ -56,6 +58,26 @@ def test_everything_the_bill_depends_on_can_be_set() -> None:
     assert (step.micro_batch_size, plan.accumulation_steps, step.gradient_checkpointing) == (4, 2, True)
     assert (step.attention, step.optimizer, step.arithmetic) == ("eager", "adamw_8bit", "bf16")
     assert (step.adapter_precision, step.loss, step.method.rank) == ("bf16", "chunked", 8)
+
+
+def test_a_model_comes_from_the_recipes_sources(tmp_path: Path, hf_cache: Path) -> None:
+    """Whichever of them can be reached, and no more of it than an estimate needs."""
+    recipe = tiny_recipe(tmp_path)
+    (tmp_path / "hub/acme").mkdir(parents=True)
+    (tmp_path / "model").rename(tmp_path / "hub/acme/tiny")
+    with loopback_hub(tmp_path / "hub") as hub:
+        for sources in (["http://127.0.0.1:9", hub], [f"modelscope={hub}"], ["hub"]):
+            model = {"repo": "acme/tiny", "sources": sources}
+            found = pose(str(recipe), {"model": model}, Machine(gpus=1, memory_gib=80))
+            assert found.source.config["hidden_size"] == 64 and found.source.repo == "acme/tiny"
+            assert not list(hf_cache.rglob("tokenizer.json"))
+
+
+def test_a_known_model_is_looked_up_when_none_of_its_sources_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")
+    for sources in (["hf"], ["modelscope"], ["http://127.0.0.1:9", "modelscope=http://127.0.0.1:9"]):
+        found = pose(MODEL, {"model.sources": sources}, ONE_80)
+        assert found.source.commit == "0" * 40
 
 
 def test_a_strategy_and_its_world_can_be_set() -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from tests.backup.runs import SCORES, Past, past_run
 from tests.loopback import loopback_hub, write_model
@@ -115,6 +118,16 @@ def test_the_license_is_the_one_the_base_names(store: Store, recipe: Path, front
     resolved = artifact(past_run(store, recipe), "resolve")
     assert isinstance(resolved, Resolved)
     assert license_of(resolved.model) == wanted
+
+
+def test_the_license_of_a_base_is_asked_of_a_hub_among_its_sources(tmp_path: Path, hf_cache: Path) -> None:
+    folder = write_model(tmp_path / "hub/acme/tiny")
+    card = {"id": "acme/tiny", "sha": "a" * 40, "siblings": [], "cardData": {"license": "mit"}}
+    app = Starlette(routes=[Route("/api/models/acme/tiny/revision/v1", lambda _: JSONResponse(card))])
+    with loopback_hub(folder, lambda _: app) as hub:
+        spec = ModelSpec(repo="acme/tiny", revision="v1", sources=("hub", hub))
+        assert license_of(resolve_model(spec, tmp_path)) == {"license": "mit"}
+        assert license_of(resolve_model(spec.model_copy(update={"sources": ("hub",)}), tmp_path)) == {}
 
 
 def test_a_base_on_a_hub_is_named_in_the_front_matter(

@@ -17,6 +17,11 @@ from tests.loopback import CONFIG, flip_byte, loopback_hub, write_model
 from tunesmith.artifacts import Resolved
 from tunesmith.errors import CorruptArtifact, DataError, HubUnavailable, ModelError, RecipeError, RepoNotFound
 from tunesmith.hub.listing import resolve_model
+from tunesmith.hub.transfer.engine import bring
+from tunesmith.hub.transfer.patience import Patience
+from tunesmith.hub.transfer.sources.folder import Folder
+from tunesmith.hub.transfer.sources.huggingface import HuggingFace
+from tunesmith.hub.transfer.supply import Asked, Pinned, Supply
 from tunesmith.jobs import DownloadJob
 from tunesmith.resolve import resolve
 from tunesmith.specs.data import HubDataset
@@ -26,6 +31,7 @@ from tunesmith.specs.recipe import Recipe
 from tunesmith.store import Store, sha256
 
 DEAD = "http://127.0.0.1:9"
+QUICK = Patience(tries=3, backoff_s=0.01, owner_s=0.3, beat_s=0.05)
 
 
 @pytest.fixture
@@ -36,7 +42,7 @@ def root(tmp_path: Path, hf_cache: Path) -> Path:
 
 
 @pytest.fixture
-def twin(tmp_path: Path) -> Path:
+def twin(tmp_path: Path, hf_cache: Path) -> Path:
     """The same model at another commit, as another site has it."""
     write_model(tmp_path / "twin/acme/tiny")
     (tmp_path / "twin/acme/tiny/README.md").write_text("# elsewhere\n")
@@ -129,6 +135,43 @@ def test_a_small_file_that_the_first_lists_alone_must_be_the_same_elsewhere(
     ):
         resolve_model(spec(hub.address, site), tmp_path)
     assert not list((tmp_path / "hf-cache").rglob("tokenizer.json"))
+
+
+def test_a_small_file_that_nobody_names_is_taken_from_its_own_commit_alone(
+    root: Path, site: str, tmp_path: Path
+) -> None:
+    files: dict[str, Content] = {path.name: Held(path.read_bytes()) for path in (root / "acme/tiny").iterdir()}
+    repo = Repo(files)
+    repo.claim = lambda rows: [{name: row[name] for name in row if name != "blobId"} for row in rows]
+    with FaultyHub({REPO: repo}) as hub:
+        assert resolve_model(spec(hub.address), tmp_path).files[2].sha256 == files["tokenizer.json"].sha256
+        shutil.rmtree(tmp_path / "hf-cache")
+        hub.add(Rule("resolve", b.status(404), path="tokenizer.json"))
+        with pytest.raises(ModelError, match=f"{hub.address} lists files of acme/tiny that it does not serve"):
+            resolve_model(spec(hub.address, site), tmp_path)
+    assert not list((tmp_path / "hf-cache").rglob("tokenizer.json"))
+
+
+def test_a_file_that_another_hub_names_otherwise_is_not_even_asked_for(root: Path, tmp_path: Path) -> None:
+    files: dict[str, Content] = {path.name: Held(path.read_bytes()) for path in (root / "acme/tiny").iterdir()}
+    gone = Rule("resolve", b.status(404), path="tokenizer.json")
+    other = Repo({**files, "tokenizer.json": Held(b"[]")})
+    with FaultyHub({REPO: Repo(files)}, gone) as first, FaultyHub({REPO: other}) as second:
+        with pytest.raises(ModelError, match=f"{first.address} lists files of acme/tiny that it does not serve"):
+            resolve_model(spec(first.address, second.address), tmp_path)
+        assert second.requests("info") and not second.requests("resolve")
+
+
+def test_who_has_no_list_is_not_asked_for_it_once_a_file(root: Path, hf_cache: Path) -> None:
+    heard, folder = Heard(), Folder(root)
+    with FaultyHub({}) as empty:
+        supply = Supply([HuggingFace(empty.address), folder], Asked(REPO, "main", "model"), QUICK)
+        pinned = Pinned(supply.listed, 1)
+        asked = len(empty.requests())
+        supply = Supply([HuggingFace(empty.address), folder], Asked(REPO, "main", "model"), QUICK, pinned)
+        assert bring(supply, supply.listed.files, hf_cache, report=heard, patience=QUICK).sources == (folder.name,)
+        assert len(empty.requests()) == asked + 2, "at the commit, and at main"
+    assert len(heard.notes) == 1
 
 
 def test_damage_in_the_cache_is_not_taken_for_the_model(hub: str, hf_cache: Path, tmp_path: Path) -> None:

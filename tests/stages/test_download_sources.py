@@ -14,7 +14,7 @@ from tests.hub.faults import FaultyHub, Rule
 from tests.hub.repo import Repo
 from tests.loopback import flip_byte, loopback_hub, write_model
 from tunesmith.artifacts import ModelSource
-from tunesmith.errors import CorruptArtifact, HubUnavailable, ModelError
+from tunesmith.errors import CorruptArtifact, GatedRepo, HubUnavailable, ModelError
 from tunesmith.hub.listing import resolve_model
 from tunesmith.jobs import DownloadJob
 from tunesmith.runner import Outcome, run
@@ -33,15 +33,15 @@ def root(tmp_path: Path, hf_cache: Path) -> Path:
 
 
 @pytest.fixture
-def twin(tmp_path: Path) -> Path:
+def twin(tmp_path: Path, hf_cache: Path) -> Path:
     """The same files, at another commit."""
     write_model(tmp_path / "twin/acme/tiny", weight_bytes=3_000_000)
     (tmp_path / "twin/acme/tiny/README.md").write_text("# elsewhere\n")
     return tmp_path / "twin"
 
 
-def resolve(*sources: str) -> ModelSource:
-    return resolve_model(ModelSpec(repo=REPO, sources=sources), Path())
+def resolve(*sources: str, **keys: Any) -> ModelSource:
+    return resolve_model(ModelSpec(repo=REPO, sources=sources, **keys), Path())
 
 
 def download(source: ModelSource, store: Store, heard: Heard | None = None) -> Outcome:
@@ -92,6 +92,7 @@ def test_nobody_that_listed_it_is_asked_for_the_list_again(root: Path, store: St
         outcome = download(source, store)
         assert len(hub.requests("info")) == asked
     assert_right(outcome, source, store)
+    assert not list(hf_cache.rglob("refs/main")), "it says nothing about where the branch is now"
 
 
 def test_a_commit_that_the_first_no_longer_has(root: Path, twin: Path, store: Store, hf_cache: Path) -> None:
@@ -104,6 +105,25 @@ def test_a_commit_that_the_first_no_longer_has(root: Path, twin: Path, store: St
         with pytest.raises(ModelError, match=f"has no revision {source.commit}"):
             shutil.rmtree(hf_cache)
             download(source.model_copy(update={"sources": (hub.address,)}), Store(store.root / "other").open())
+
+
+def test_a_commit_that_only_the_first_knows_comes_from_anothers_branch(
+    root: Path, twin: Path, store: Store, hf_cache: Path
+) -> None:
+    """With the model's own code, which its digest pins like everything else."""
+    for folder in (root, twin):
+        (folder / REPO / "modeling_own.py").write_text("raise SystemExit('this was run')")
+    with loopback_hub(twin) as other:
+        with loopback_hub(root) as hub:
+            trusted = {"revision": resolve(hub).commit, "trust_remote_code": True}
+            source = resolve(hub, f"modelscope={other}", **trusted)
+        shutil.rmtree(hf_cache)
+        assert_right(download(source, store), source, store)
+        assert "modeling_own.py" in {entry.path for entry in source.files}
+        (twin / REPO / "modeling_own.py").write_text("raise SystemExit('this was gun')")
+        shutil.rmtree(hf_cache)
+        with pytest.raises(HubUnavailable, match=f"The hub {hub} did not answer"):
+            download(source, Store(store.root / "other").open())
 
 
 def test_what_the_first_began_the_next_finishes(tmp_path: Path, store: Store, hf_cache: Path) -> None:
@@ -154,13 +174,19 @@ def test_modelscope_alone(twin: Path, store: Store, monkeypatch: pytest.MonkeyPa
         assert_right(download(source, store), source, store)
 
 
-def test_a_token_of_modelscope_reaches_the_stage(twin: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_of_modelscope_reaches_the_stage(
+    twin: Path, store: Store, hf_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (twin / REPO / ".gated").write_text("open-sesame")
     with loopback_hub(twin) as other:
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", other)
         monkeypatch.setenv("MODELSCOPE_API_TOKEN", "open-sesame")
         source = resolve("modelscope")
         assert_right(download(source, store), source, store)
+        monkeypatch.setenv("MODELSCOPE_API_TOKEN", "guess")
+        with pytest.raises(GatedRepo, match="the token in MODELSCOPE_API_TOKEN has no access"):
+            shutil.rmtree(hf_cache)
+            download(source, Store(store.root / "other").open())
 
 
 def test_a_folder_alone(twin: Path, store: Store, hf_cache: Path) -> None:

@@ -16,7 +16,7 @@ from tunesmith.hub.transfer.faults import Explained, Refused
 from tunesmith.hub.transfer.patience import Patience
 from tunesmith.hub.transfer.source import Kind, Listed, Remote, Source
 
-_LISTING_TRIES = 4
+_LISTING_TRIES, _TRIES_BEFORE_ANOTHER = 4, 2
 _MAIN, _COMMIT = "main", re.compile(r"[0-9a-f]{40}")
 _T = TypeVar("_T")
 
@@ -148,7 +148,8 @@ class Supply:
         """
         source, (repo, revision, kind, _) = self.sources[number], self.asked
         if self._known is None:
-            return patiently(lambda: source.listing(repo, revision, kind), self._patience)
+            tries = _TRIES_BEFORE_ANOTHER if number + 1 < len(self.sources) else _LISTING_TRIES
+            return patiently(lambda: source.listing(repo, revision, kind), self._patience, tries)
         *others, last = dict.fromkeys([self._known.commit, revision, *([_MAIN] if _COMMIT.fullmatch(revision) else [])])
         for other in others:
             with suppress(ModelError):

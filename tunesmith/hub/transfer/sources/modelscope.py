@@ -59,6 +59,12 @@ class ModelScope:
         query = urlencode({"Revision": commit, "FilePath": entry.path})
         return Remote(f"{self.address}{_place(repo, kind)}/repo?{query}", self._credentials())
 
+    def refusal(self, status: int, code: str | None, repo: str, commit: str, kind: Kind) -> ModelError:
+        """The sentence for a file that the site refused."""
+        if status == 404:
+            return ModelError(f"{self.name} lists files of {repo} that it does not serve: name another source.")
+        return self._refusal(status, repo, commit, kind)
+
     def pin(self, repo: str, revision: str, kind: Kind) -> str:
         """The commit a branch or a tag stands for now."""
         if _COMMIT.fullmatch(revision):
