@@ -1,5 +1,6 @@
 """A file that arrives in ranges, over several connections, into a partial that survives this process."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -97,6 +98,8 @@ class Large(Task):
         self._watch(self._partial)
 
     def discard(self) -> None:
+        # Nobody opens it again before the pool hears that it is over.
+        self.not_before = math.inf
         if self._partial:
             self._partial.remove()
         self.close()
