@@ -16,6 +16,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 import urllib3
+from urllib3 import exceptions
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, LocationValueError
 from urllib3.response import HTTPResponse
@@ -27,6 +28,17 @@ from tunesmith.hub.transfer.patience import Patience
 _BLOCK = 256 << 10
 """The most that is received at once: what a kill can take from a connection is no more."""
 _SMALL_BODY = 64 << 10
+
+
+_WORDS: tuple[tuple[type[Exception], str], ...] = (
+    (exceptions.ProxyError, "the proxy does not let it through"),
+    (exceptions.NameResolutionError, "its name is not known"),
+    (exceptions.ConnectTimeoutError, "no connection in time"),
+    (exceptions.NewConnectionError, "nobody listens there"),
+    (exceptions.ReadTimeoutError, "it fell silent"),
+    (exceptions.SSLError, "TLS failed"),
+    (exceptions.ProtocolError, "the connection was lost"),
+)
 
 
 class _KeepsSocket(HTTPConnection):
@@ -163,4 +175,5 @@ def _fault(error: Exception, address: str) -> Broke | Explained:
 
 
 def _name(error: Exception) -> str:
-    return type(error).__name__
+    """What happened, for people."""
+    return next((words for kinds, words in _WORDS if isinstance(error, kinds)), type(error).__name__)

@@ -117,6 +117,8 @@ class Task(ABC):
 
     def settle(self, claim: Claim, fault: Fault | None) -> None:
         """Takes a claim back, with what became of it. Raises TunesmithError when no source is left."""
+        if claim.dropped and isinstance(fault, Broke):
+            fault = Broke("far too slow")
         self.release(claim)
         self.received += claim.received
         self._gained += self.gained()
