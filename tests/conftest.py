@@ -1,6 +1,7 @@
 """Fixtures shared by the tests of several stages."""
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store").open()
+
+
+@pytest.fixture(scope="session")
+def prefect() -> Iterator[None]:
+    """A server of its own; one for all tests of a process, since the end of one waits for what the others began."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
 
 
 @pytest.fixture(scope="session")
