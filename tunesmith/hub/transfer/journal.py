@@ -145,12 +145,16 @@ class Partial:
             return self._there.holes(self.size)
 
     def write(self, offset: int, data: bytes, generation: int = 0) -> bool:
-        """Puts `data` at `offset`; False, and nothing else, once the file is closed or of a later generation."""
+        """Puts `data` at `offset`; False, and nothing else, once the file is closed or of a later generation.
+
+        What is there stays as it is: it may have been hashed already.
+        """
         with self._lock:
             if self.closed or generation != self.generation:
                 return False
-            _write_all(self._fd, data, offset)
-            self._add(offset, offset + len(data))
+            for start, end in Spans([(offset, offset + len(data))]).without(self._there):
+                _write_all(self._fd, memoryview(data)[start - offset : end - offset], start)
+                self._add(start, end)
             return True
 
     def take(self, put: Callable[[int], Span], generation: int = 0, when_empty: bool = False) -> Span | None:
@@ -248,7 +252,7 @@ def _read_all(fd: int) -> bytes:
     return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
-def _write_all(fd: int, data: bytes, offset: int) -> None:
+def _write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     view = memoryview(data)
     while view:
         count = os.pwrite(fd, view, offset)
