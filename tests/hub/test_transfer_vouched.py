@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.hub import breakages as b
 from tests.hub.downloading import REPO, Download, assert_right, repo_of
 from tests.hub.faults import Asked, FaultyHub, Rule
 from tests.hub.wire import Answer
+from tunesmith.errors import HubUnavailable
 from tunesmith.hub.transfer.journal import Partial
 
 MB = 1_000_000
@@ -29,3 +32,17 @@ def test_a_partial_keeps_what_it_has(tmp_path: Path) -> None:
     assert partial.write(0, b"b" * 30) and partial.holes() == []
     partial.finish(tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == b"b" * 5 + b"a" * 10 + b"b" * 15
+
+
+def test_a_journal_without_its_file_vouches_for_nothing(download: Download) -> None:
+    """Nobody says what the file is, so what its journal says is all there is; the process dies before the first byte."""
+    repo = repo_of()
+    repo.claim = lambda rows: [{name: row[name] for name in ("rfilename", "size")} for row in rows]
+    with FaultyHub({REPO: repo}, Rule("cdn", b.closed(2 * MB), times=8), Rule("cdn", b.status(503), skip=8)) as hub:
+        for damage in (lambda part: part.unlink(), lambda part: None):
+            with pytest.raises(HubUnavailable):
+                download.fetch(hub)
+            (part,) = download.cache.rglob("*.part")
+            damage(part)
+        hub.rules.clear()
+        assert_right(download.fetch(hub), repo.files)

@@ -116,7 +116,12 @@ class Partial:
         """Moves on when what has arrived is thrown away."""
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._journal = Journal(journal_of(path), size, identity)
-        there = self._journal.read().clipped(os.fstat(self._fd).st_size)
+        said = self._journal.read()
+        there = said.clipped(os.fstat(self._fd).st_size)
+        if there.total < said.total:
+            # It must not vouch for the rest once the file has its length again.
+            self._journal.clear()
+            self._journal.append(WRITTEN, there)
         self._there, self._unnoted, self._unsealed = there, Spans(), Spans(there)
         self.found = there.total
         """Bytes that were there when it was opened."""
