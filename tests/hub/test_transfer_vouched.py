@@ -1,5 +1,10 @@
 """What is vouched for, by a digest or by a journal, is what lies on the disk, and is nobody else's to change."""
 
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -10,6 +15,8 @@ from tests.hub.faults import Asked, FaultyHub, Rule
 from tests.hub.wire import Answer
 from tunesmith.errors import HubUnavailable
 from tunesmith.hub.transfer.journal import Partial
+from tunesmith.hub.transfer.owner import Owner
+from tunesmith.hub.transfer.verify import Keeper
 
 MB = 1_000_000
 WEIGHTS = "model.safetensors"
@@ -46,3 +53,47 @@ def test_a_journal_without_its_file_vouches_for_nothing(download: Download) -> N
             damage(part)
         hub.rules.clear()
         assert_right(download.fetch(hub), repo.files)
+
+
+@pytest.mark.parametrize("rule", [Rule("cdn", b.reset(MB), times=1), Rule("cdn", b.flipped_once(1000))])
+def test_who_lost_the_mark_while_it_hashed_leaves_the_file_alone(
+    rule: Rule, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped for a while, say, so that another process took the partial over; right or wrong, it is that one's."""
+    repo, arrived, go, hash_some = repo_of(), threading.Event(), threading.Event(), Keeper._hash
+
+    def held_up(self: Keeper, file: FileIO) -> bool:
+        if self._partial.prefix == self._partial.size and not go.is_set():
+            arrived.set()
+            go.wait(20)
+        return hash_some(self, file)
+
+    monkeypatch.setattr(Keeper, "_hash", held_up)
+    with FaultyHub({REPO: repo}, rule) as hub, ThreadPoolExecutor(1) as pool:
+        fetched = pool.submit(download.fetch, hub)
+        assert arrived.wait(20)
+        (part,) = download.cache.rglob("*.part")
+        part.with_name(f"{part.name}.owner").unlink()
+        other, content = Owner(part, download.patience), part.read_bytes()
+        assert other.take()
+        # As long as it takes to be thought dead, and so not to be sure any more.
+        time.sleep(download.patience.owner_s)
+        go.set()
+        touched = any(time.sleep(0.02) or fetched.done() or part.with_suffix("").exists() for _ in range(50))
+        touched = touched or part.read_bytes() != content
+        other.give_up()
+        assert not touched
+        assert_right(fetched.result(), repo.files)
+
+
+def test_a_partial_is_finished_whole_and_once(tmp_path: Path) -> None:
+    partial = Partial(tmp_path / "x.part", 10, "id")
+    partial.write(0, b"a" * 9)
+    assert not partial.finish(tmp_path / "x") and partial.write(9, b"a")
+    assert partial.finish(tmp_path / "x") and not partial.finish(tmp_path / "y")
+    other = [os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT) for _ in range(4)]
+    os.pwrite(other[0], b"other", 0)
+    partial.clear()
+    assert (tmp_path / "x").read_bytes() == b"a" * 10 and (tmp_path / "other").read_bytes() == b"other"
+    for descriptor in other:
+        os.close(descriptor)

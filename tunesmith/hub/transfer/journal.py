@@ -192,8 +192,10 @@ class Partial:
                 raise
 
     def clear(self) -> None:
-        """Throws away what has arrived."""
+        """Throws away what has arrived; nothing once the file is closed."""
         with self._sealing, self._lock:
+            if self.closed:
+                return
             self._journal.clear()
             os.ftruncate(self._fd, 0)
             os.ftruncate(self._fd, self.size)
@@ -201,13 +203,19 @@ class Partial:
             self.found = 0
             self.generation += 1
 
-    def finish(self, place: Path) -> None:
-        """Makes the whole file the one at `place` and forgets the journal."""
+    def finish(self, place: Path) -> bool:
+        """Makes the whole file the one at `place` and forgets the journal; False, and nothing, when it is not whole,
+        or closed.
+        """
         with self._sealing:
+            if self.closed or self.holes():
+                return False
             os.fdatasync(self._fd)
-        self.path.replace(place)
-        self.close()
+            with self._lock:
+                self.path.replace(place)
+                self._let_go()
         journal_of(self.path).unlink(missing_ok=True)
+        return True
 
     def remove(self) -> None:
         """Throws away the file and its journal."""
@@ -218,14 +226,16 @@ class Partial:
     def close(self) -> None:
         """Notes what has arrived and lets go of the files; calling it again does nothing."""
         with self._sealing, self._lock:
-            if self.closed:
-                return
-            self.closed = True
-            try:
-                self._note()
-            finally:
-                self._journal.close()
-                os.close(self._fd)
+            if not self.closed:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        self.closed = True
+        try:
+            self._note()
+        finally:
+            self._journal.close()
+            os.close(self._fd)
 
     def _add(self, start: int, end: int) -> None:
         for spans in (self._there, self._unnoted, self._unsealed):

@@ -89,12 +89,14 @@ class Large(Task):
     def restart(self) -> None:
         """Everything of it from the beginning; what older claims still bring is not written."""
         if self._partial is None:
-            return
+            return None
+        if not self._owner.holds():
+            return self._lose()
         for claim in self._ranges.claims:
             claim.drop()
         self._partial.clear()
         self.reused = self._there = 0
-        self._watch(self._partial)
+        return self._watch(self._partial)
 
     def discard(self) -> None:
         if self._partial:
@@ -185,7 +187,11 @@ class Large(Task):
     def _whole(self, name: str) -> None:
         """Called from the keeper's thread, with the digest of what has arrived."""
         try:
-            if self.digest.wanted in (None, name):
+            if self._keeper is not current_thread():
+                return None
+            if not self._owner.holds():
+                self._lose()
+            elif self.digest.wanted in (None, name):
                 self._finish(name)
             else:
                 with self.means.lock:
@@ -197,9 +203,8 @@ class Large(Task):
 
     def _finish(self, name: str) -> None:
         partial = self._partial
-        if partial is None or partial.closed:
+        if partial is None or not partial.finish(self.means.shelf.blob(name)):
             return
-        partial.finish(self.means.shelf.blob(name))
         self._owner.give_up()
         self._place(name)
 
