@@ -1,0 +1,64 @@
+"""Faults that must end: with a file, or with a sentence."""
+
+from concurrent.futures import Future
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from tests.hub.downloading import REPO, Download, assert_right, repo_of
+from tests.hub.faults import Asked, FaultyHub, Rule
+from tests.hub.wire import Answer
+from tunesmith.errors import ModelError
+from tunesmith.hub.transfer.engine import fetch
+from tunesmith.hub.transfer.report import Result
+from tunesmith.hub.transfer.sources.huggingface import HuggingFace
+
+MB = 1_000_000
+CDN = "cdn"
+_LONG = 30.0
+"""Seconds after which something counts as endless; all of it takes one or two."""
+
+
+def ended(download: Download, hub: FaultyHub, **more: Any) -> Result:
+    """What became of a download, whose thread is left alone when it does not end."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(
+                fetch([HuggingFace(hub.address)], REPO, cache=download.cache, patience=download.patience, **more)
+            )
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future.result(_LONG)
+
+
+def test_a_part_of_no_bytes_is_no_answer(download: Download) -> None:
+    def empty(asked: Asked, answer: Answer) -> Answer:
+        if answer.status != 206 or not answer.start:
+            return answer
+        said = f"bytes {answer.start}-{answer.start - 1}/{answer.content.size}"
+        return answer.having(length=0).saying(Content_Range=said)
+
+    with FaultyHub({REPO: repo_of()}, Rule(CDN, empty)) as hub:
+        with pytest.raises(ModelError, match="sends another part than it was asked for"):
+            ended(download, hub)
+        assert len(hub.requests(CDN)) < 100
+
+
+@pytest.mark.parametrize(
+    "said", ["bytes \xb2-\xb3/24000000", "bytes 0-9/\xb2", f"bytes {'9' * 5000}-5/6", f"bytes 0-{'9' * 5000}/6"]
+)
+def test_numbers_that_are_none(said: str, download: Download) -> None:
+    with FaultyHub({REPO: repo_of()}, Rule(CDN, lambda _, answer: answer.saying(Content_Range=said))) as hub:
+        with pytest.raises(ModelError) as caught:
+            ended(download, hub)
+        assert len(str(caught.value)) < 400
+
+
+def test_a_length_that_is_no_number(download: Download) -> None:
+    with FaultyHub({REPO: repo_of()}, Rule("resolve", lambda _, answer: answer.saying(Content_Length="\xb2"))) as hub:
+        assert_right(ended(download, hub), hub.repos[REPO].files)
