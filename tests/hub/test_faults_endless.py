@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from tests.hub import breakages as b
 from tests.hub.downloading import REPO, Download, assert_right, repo_of
 from tests.hub.faults import Asked, FaultyHub, Rule
 from tests.hub.wire import Answer
-from tunesmith.errors import ModelError
+from tunesmith.errors import DiskFull, ModelError
 from tunesmith.hub.transfer.engine import fetch
+from tunesmith.hub.transfer.journal import Partial
 from tunesmith.hub.transfer.report import Result
 from tunesmith.hub.transfer.sources.huggingface import HuggingFace
 
@@ -62,3 +64,15 @@ def test_numbers_that_are_none(said: str, download: Download) -> None:
 def test_a_length_that_is_no_number(download: Download) -> None:
     with FaultyHub({REPO: repo_of()}, Rule("resolve", lambda _, answer: answer.saying(Content_Length="\xb2"))) as hub:
         assert_right(ended(download, hub), hub.repos[REPO].files)
+
+
+def test_a_file_that_cannot_be_begun_anew_ends_it(download: Download, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only thread finds no room for the journal's new beginning while it takes a changed file back."""
+
+    def full(_: Partial) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Partial, "clear", full)
+    rules = Rule(CDN, b.closed(MB)), Rule(CDN, b.retagged("another"), skip=2)
+    with FaultyHub({REPO: repo_of()}, *rules) as hub, pytest.raises(DiskFull):
+        ended(download, hub, connections=1)
