@@ -1,6 +1,8 @@
 """Faults that must end: with a file, or with a sentence."""
 
+import time
 from concurrent.futures import Future
+from dataclasses import replace
 from threading import Thread
 from typing import Any
 
@@ -76,3 +78,18 @@ def test_a_file_that_cannot_be_begun_anew_ends_it(download: Download, monkeypatc
     rules = Rule(CDN, b.closed(MB)), Rule(CDN, b.retagged("another"), skip=2)
     with FaultyHub({REPO: repo_of()}, *rules) as hub, pytest.raises(DiskFull):
         ended(download, hub, connections=1)
+
+
+class _Late(int):
+    """A status that takes a while to be said."""
+
+    def __format__(self, spec: str) -> str:
+        time.sleep(0.9)
+        return str(int(self))
+
+
+def test_a_hub_that_thinks_before_it_answers_is_not_slow(download: Download) -> None:
+    """For longer than a connection may be slow, and not as long as it may be silent."""
+    patient = download._replace(patience=replace(download.patience, read_s=10.0))
+    with FaultyHub({REPO: repo_of()}, Rule(CDN, lambda _, answer: answer.having(status=_Late(answer.status)))) as hub:
+        assert_right(ended(patient, hub), hub.repos[REPO].files)
