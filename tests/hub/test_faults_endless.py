@@ -3,7 +3,7 @@
 import time
 from concurrent.futures import Future
 from dataclasses import replace
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from tests.hub.wire import Answer
 from tunesmith.errors import DiskFull, ModelError
 from tunesmith.hub.transfer.engine import fetch
 from tunesmith.hub.transfer.journal import Partial
+from tunesmith.hub.transfer.owner import Owner
 from tunesmith.hub.transfer.report import Result
 from tunesmith.hub.transfer.sources.huggingface import HuggingFace
 
@@ -93,3 +94,34 @@ def test_a_hub_that_thinks_before_it_answers_is_not_slow(download: Download) -> 
     patient = download._replace(patience=replace(download.patience, read_s=10.0))
     with FaultyHub({REPO: repo_of()}, Rule(CDN, lambda _, answer: answer.having(status=_Late(answer.status)))) as hub:
         assert_right(ended(patient, hub), hub.repos[REPO].files)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_file_that_is_opened_too_late_is_let_go(
+    fails: bool, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk stands still while the download ends; the next one, of the same process, must not wait for its mark."""
+    create, take_over, opened, ended_once = Owner._create, Partial.__init__, Event(), Event()
+
+    def slow(owner: Owner) -> bool:
+        ended_once.wait(_LONG)
+        return create(owner)
+
+    def full(*_: Any) -> None:
+        opened.set()
+        raise OSError(28, "No space left on device")
+
+    def late(partial: Partial, *about: Any) -> None:
+        take_over(partial, *about)
+        opened.set()
+
+    monkeypatch.setattr(Owner, "_create", slow)
+    monkeypatch.setattr(Partial, "__init__", full if fails else late)
+    with FaultyHub({REPO: repo_of()}, Rule("resolve", b.status(418), path="config.json")) as hub:
+        with pytest.raises(ModelError):
+            ended(download, hub)
+        ended_once.set()
+        assert opened.wait(_LONG)
+        monkeypatch.undo()
+        hub.rules.clear()
+        assert_right(ended(download, hub), hub.repos[REPO].files)

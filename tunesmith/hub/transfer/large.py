@@ -30,6 +30,7 @@ class Large(Task):
         self._keeper: Keeper | None = None
         self._followers: tuple[Follower, ...] = ()
         self._there = self._elsewhere = 0
+        self._ended = False
         sha256 = want.entry.sha256
         self._identity = f"sha256:{sha256}" if sha256 else f"at:{key}"
 
@@ -104,6 +105,11 @@ class Large(Task):
         self.close()
 
     def close(self) -> None:
+        with self.means.lock:
+            self._ended = True
+            self._let_go()
+
+    def _let_go(self) -> None:
         for follower in self._followers:
             follower.stop()
         partial, self._partial = self._partial, None
@@ -127,12 +133,18 @@ class Large(Task):
             self._elsewhere = peek(shelf.part(self._key), self.want.size, self._identity).total
             self.not_before = time.monotonic() + _WAIT_SECONDS
             return None
-        partial = Partial(shelf.part(self._key), self.want.size, self._identity)
+        try:
+            partial = Partial(shelf.part(self._key), self.want.size, self._identity)
+        except OSError:
+            self._owner.give_up()
+            raise
         with self.means.lock:
             self.reused = self._there = partial.found
             self._partial = partial
-            self._watch(partial)
-        return None
+            if not self._ended:
+                return self._watch(partial)
+        # All the others ended while this one waited for the disk.
+        return self._let_go()
 
     def _watch(self, partial: Partial) -> None:
         for follower in self._followers:
@@ -180,7 +192,7 @@ class Large(Task):
             self.epoch += 1
             for claim in self._ranges.claims:
                 claim.drop()
-            self.close()
+            self._let_go()
             self._owner = Owner(self.means.shelf.part(self._key), self.means.patience)
             self.not_before = time.monotonic() + _WAIT_SECONDS
 
