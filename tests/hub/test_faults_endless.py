@@ -1,8 +1,9 @@
 """Faults that must end: with a file, or with a sentence."""
 
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -10,14 +11,18 @@ import pytest
 
 from tests.hub import breakages as b
 from tests.hub.downloading import REPO, Download, assert_right, repo_of
-from tests.hub.faults import Asked, FaultyHub, Rule
+from tests.hub.faults import Asked as Requested
+from tests.hub.faults import FaultyHub, Rule
 from tests.hub.wire import Answer
 from tunesmith.errors import DiskFull, ModelError
 from tunesmith.hub.transfer.engine import fetch
 from tunesmith.hub.transfer.journal import Partial
 from tunesmith.hub.transfer.owner import Owner
 from tunesmith.hub.transfer.report import Result
+from tunesmith.hub.transfer.source import Listed
+from tunesmith.hub.transfer.sources.folder import Folder
 from tunesmith.hub.transfer.sources.huggingface import HuggingFace
+from tunesmith.hub.transfer.supply import Asked, Supply
 
 MB = 1_000_000
 CDN = "cdn"
@@ -42,7 +47,7 @@ def ended(download: Download, hub: FaultyHub, **more: Any) -> Result:
 
 
 def test_a_part_of_no_bytes_is_no_answer(download: Download) -> None:
-    def empty(asked: Asked, answer: Answer) -> Answer:
+    def empty(asked: Requested, answer: Answer) -> Answer:
         if answer.status != 206 or not answer.start:
             return answer
         said = f"bytes {answer.start}-{answer.start - 1}/{answer.content.size}"
@@ -125,3 +130,30 @@ def test_a_file_that_is_opened_too_late_is_let_go(
         monkeypatch.undo()
         hub.rules.clear()
         assert_right(ended(download, hub), hub.repos[REPO].files)
+
+
+def test_a_source_that_is_slow_to_list_holds_nobody_up(tmp_path: Path) -> None:
+    """What the first source has is located while the second makes its list."""
+    (tmp_path / "x").write_text("x")
+    slow, asked, go = Folder(tmp_path), Event(), Event()
+
+    class Slow:
+        name = "slow"
+
+        def listing(self, *words: Any) -> Listed:
+            asked.set()
+            go.wait(_LONG)
+            return slow.listing(*words)
+
+        def locate(self, *words: Any) -> Path:
+            return slow.locate(*words)
+
+    supply = Supply([Folder(tmp_path), Slow()], Asked("acme/tiny", "main", "model"))
+    (entry,) = supply.listed.files
+    with ThreadPoolExecutor(2) as pool:
+        second = pool.submit(supply.locate, 1, entry, True)
+        assert asked.wait(_LONG)
+        first = pool.submit(lambda: supply.is_news("x") and supply.locate(0, entry, True))
+        in_time = wait([first], timeout=3.0).done
+        go.set()
+        assert in_time and first.result() == second.result() == tmp_path / "x"
