@@ -1,6 +1,9 @@
 """What is vouched for, by a digest or by a journal, is what lies on the disk, and is nobody else's to change."""
 
+import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +18,7 @@ from tests.hub.faults import Asked, FaultyHub, Rule
 from tests.hub.wire import Answer
 from tunesmith.errors import HubUnavailable
 from tunesmith.hub.transfer.journal import Partial
-from tunesmith.hub.transfer.owner import Owner
+from tunesmith.hub.transfer.owner import Owner, host_id
 from tunesmith.hub.transfer.verify import Keeper
 
 MB = 1_000_000
@@ -97,3 +100,20 @@ def test_a_partial_is_finished_whole_and_once(tmp_path: Path) -> None:
     assert (tmp_path / "x").read_bytes() == b"a" * 10 and (tmp_path / "other").read_bytes() == b"other"
     for descriptor in other:
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_kill_while_a_file_gets_its_name_leaves_nothing(steps: int, download: Download) -> None:
+    """Renamed, and the journal not yet gone; or that too, and the mark of the dead process still there."""
+    repo = repo_of()
+    with FaultyHub({REPO: repo}) as hub:
+        result = download.fetch(hub)
+        blob = (result.path / WEIGHTS).resolve()
+        (result.path / WEIGHTS).unlink()
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        mark = {"host": host_id(), "pid": gone.pid, "token": "x", "beats": 7}
+        blob.with_name(f"{blob.name}.part.owner").write_text(json.dumps(mark))
+        if steps == 1:
+            blob.with_name(f"{blob.name}.part.journal").write_bytes(b"records")
+        assert_right(download.fetch(hub), repo.files)

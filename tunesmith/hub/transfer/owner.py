@@ -112,7 +112,7 @@ class Owner:
                 os.pwrite(self._fd, json.dumps(mark).ljust(_WIDTH).encode(), 0)
 
     def _is_dead(self, mark: dict[str, Any]) -> bool:
-        if mark.get("host") == host_id() and not _runs(mark.get("pid")):
+        if _is_of_the_dead(mark):
             return True
         seen = (mark.get("token"), mark.get("beats"))
         if seen != self._watched[0]:
@@ -130,6 +130,16 @@ class Owner:
             with suppress(OSError):
                 os.link(aside, self.path)
         aside.unlink(missing_ok=True)
+
+
+def is_free(part: Path) -> bool:
+    """Whether nobody writes a partial file, as far as one look can tell: no mark, or one of a process that is gone."""
+    mark = _read(part.with_name(part.name + ".owner"))
+    return mark is None or _is_of_the_dead(mark)
+
+
+def _is_of_the_dead(mark: dict[str, Any]) -> bool:
+    return mark.get("host") == host_id() and not _runs(mark.get("pid"))
 
 
 def host_id() -> str:
