@@ -69,7 +69,7 @@ def bring(
     shelf = Shelf(cache or _default_cache(), asked.repo, asked.kind, commit, supply.sources[0].name)
     with explained(shelf.cache):
         missing, linked = _missing(shelf, entries, report)
-        check_free_disk(missing, shelf.cache, _there(shelf, missing))
+        check_free_disk((want.entry for want in _wants(missing)), shelf.cache, _there(shelf, missing))
         used: set[str] = set()
         moved = _Moved(0, 0, 0)
         if missing:
