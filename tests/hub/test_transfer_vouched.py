@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.hub import breakages as b
-from tests.hub.downloading import REPO, Download, assert_right, repo_of
+from tests.hub.downloading import REPO, Download, Heard, assert_right, repo_of
 from tests.hub.faults import Asked, FaultyHub, Rule
 from tests.hub.wire import Answer
+from tunesmith.artifacts import FileEntry
 from tunesmith.errors import HubUnavailable
+from tunesmith.hub.transfer.damage import throw_away_wrong
 from tunesmith.hub.transfer.journal import Partial
 from tunesmith.hub.transfer.owner import Owner, host_id
 from tunesmith.hub.transfer.verify import Keeper
@@ -117,3 +119,14 @@ def test_a_kill_while_a_file_gets_its_name_leaves_nothing(steps: int, download: 
         if steps == 1:
             blob.with_name(f"{blob.name}.part.journal").write_bytes(b"records")
         assert_right(download.fetch(hub), repo.files)
+
+
+def test_a_file_outside_the_cache_is_not_thrown_away(tmp_path: Path) -> None:
+    """Somebody put a link to a file of their own into the snapshot."""
+    own, snapshot = tmp_path / "own.bin", tmp_path / "cache/models--acme--tiny/snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    own.write_bytes(b"mine")
+    (snapshot / WEIGHTS).symlink_to(own)
+    heard = Heard()
+    throw_away_wrong(snapshot, [FileEntry(path=WEIGHTS, size=4, sha256="a" * 64)], heard.note)
+    assert own.exists() and not (snapshot / WEIGHTS).is_symlink() and len(heard.notes) == 1
