@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub import breakages as b
-from tests.hub.downloading import REPO, Download, Heard, assert_right, repo_of
+from tests.hub.downloading import REPO, SIZE, Download, Heard, assert_right, repo_of
 from tests.hub.faults import Asked, FaultyHub, Rule
 from tests.hub.wire import Answer
 from tunesmith.artifacts import FileEntry
@@ -130,3 +130,26 @@ def test_a_file_outside_the_cache_is_not_thrown_away(tmp_path: Path) -> None:
     heard = Heard()
     throw_away_wrong(snapshot, [FileEntry(path=WEIGHTS, size=4, sha256="a" * 64)], heard.note)
     assert own.exists() and not (snapshot / WEIGHTS).is_symlink() and len(heard.notes) == 1
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_blob_that_somebody_else_puts_there_meanwhile_is_hashed(
+    right: bool, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program of that world, say, which does not look at what it downloads."""
+    repo, take = repo_of(), Owner.take
+    content = repo.files[WEIGHTS].read(0, SIZE) if right else bytes(SIZE)
+
+    def take_late(owner: Owner) -> bool:
+        blob = owner.path.with_name(repo.files[WEIGHTS].sha256)
+        if not blob.exists():
+            blob.write_bytes(content)
+        monkeypatch.setattr(Owner, "take", take)
+        return take(owner)
+
+    monkeypatch.setattr(Owner, "take", take_late)
+    with FaultyHub({REPO: repo}) as hub:
+        result = download.fetch(hub)
+        assert bool(hub.sent(WEIGHTS)) != right
+    assert_right(result, repo.files)
+    assert result.verified == len(repo.files)

@@ -119,7 +119,7 @@ def _run(
         pool.run()
     finally:
         wire.close()
-    verified = sum(len(task.want.entries) for task in pool.tasks if task.digest.wanted)
+    verified = sum(len(task.want.entries) for task in pool.tasks if task.verified)
     return _Moved(pool.received(), pool.reused(), verified)
 
 

@@ -12,6 +12,7 @@ from tunesmith.hub.transfer.faults import Broke, Dropped
 from tunesmith.hub.transfer.journal import Partial, peek
 from tunesmith.hub.transfer.owner import Owner
 from tunesmith.hub.transfer.ranges import Claim, Ranges
+from tunesmith.hub.transfer.recheck import hashed
 from tunesmith.hub.transfer.task import Means, Task, Want
 from tunesmith.hub.transfer.verify import Follower, Keeper, Sealer
 
@@ -125,7 +126,7 @@ class Large(Task):
         """Takes the partial over from an earlier process; while another one writes it, looks again later."""
         shelf = self.means.shelf
         ours = self._owner.take()
-        if shelf.has_blob(self.want.entry) or shelf.has(self.want.entry):
+        if shelf.has(self.want.entry) or self._is_there():
             self._owner.give_up()
             self.reused = self.want.size
             return self._place(self.want.entry.sha256)
@@ -145,6 +146,17 @@ class Large(Task):
                 return self._watch(partial)
         # All the others ended while this one waited for the disk.
         return self._let_go()
+
+    def _is_there(self) -> bool:
+        """Whether somebody put the whole content there meanwhile; hashed, since others may not have looked at it."""
+        shelf, entry = self.means.shelf, self.want.entry
+        if entry.sha256 is None or not shelf.has_blob(entry):
+            return False
+        self.verified = hashed(shelf.blob(entry.sha256), self.digest) == entry.sha256
+        if not self.verified:
+            self.means.report.note(f"{entry.path} does not match its listed size or sha256: thrown away.")
+            shelf.blob(entry.sha256).unlink(missing_ok=True)
+        return self.verified
 
     def _watch(self, partial: Partial) -> None:
         for follower in self._followers:
@@ -218,6 +230,7 @@ class Large(Task):
         if partial is None or not partial.finish(self.means.shelf.blob(name)):
             return
         self._owner.give_up()
+        self.verified = self.digest.wanted is not None
         self._place(name)
 
     def _place(self, name: str | None) -> None:

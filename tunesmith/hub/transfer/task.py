@@ -62,6 +62,8 @@ class Task(ABC):
         self.want, self.means = want, means
         self.digest = Digest(want.entry.sha256)
         self.finished = False
+        self.verified = False
+        """Whether this download held it to a digest."""
         self.not_before = 0.0
         self.received = 0
         """Bytes that arrived for it, apart from those of claims that are still at work."""
