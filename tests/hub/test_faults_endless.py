@@ -81,8 +81,9 @@ def test_a_file_that_cannot_be_begun_anew_ends_it(download: Download, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Partial, "clear", full)
-    rules = Rule(CDN, b.closed(MB)), Rule(CDN, b.retagged("another"), skip=2)
-    with FaultyHub({REPO: repo_of()}, *rules) as hub, pytest.raises(DiskFull):
+    rules, repo = (Rule(CDN, b.closed(MB)), Rule(CDN, b.retagged("another"), skip=2)), repo_of()
+    repo.claim = lambda rows: [{name: row[name] for name in ("rfilename", "size")} for row in rows]
+    with FaultyHub({REPO: repo}, *rules) as hub, pytest.raises(DiskFull):
         ended(download, hub, connections=1)
 
 
