@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from tunesmith.errors import HubUnavailable
 from tunesmith.hub.transfer.damage import throw_away_wrong
 from tunesmith.hub.transfer.journal import Partial
 from tunesmith.hub.transfer.owner import Owner, host_id
+from tunesmith.hub.transfer.place import Shelf
 from tunesmith.hub.transfer.verify import Keeper
 
 MB = 1_000_000
@@ -153,3 +155,23 @@ def test_a_blob_that_somebody_else_puts_there_meanwhile_is_hashed(
         assert bool(hub.sent(WEIGHTS)) != right
     assert_right(result, repo.files)
     assert result.verified == len(repo.files)
+
+
+def test_a_kill_while_a_link_is_made_adds_no_file_to_the_snapshot(tmp_path: Path) -> None:
+    script = f"""if True:
+        import os, signal
+        from pathlib import Path
+        from tunesmith.hub.transfer.place import Shelf
+        shelf = Shelf(Path({str(tmp_path)!r}), "acme/tiny", "model", "0" * 40, "x")
+        shelf.blobs.mkdir(parents=True)
+        shelf.keep("a" * 64, b"x")
+        Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        shelf.link("sub/x", "a" * 64)
+    """
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    shelf = Shelf(tmp_path, "acme/tiny", "model", "0" * 40, "x")
+    assert not list((shelf.snapshot / "sub").iterdir())
+    (left,) = shelf.folder.rglob("*.tmp")
+    os.utime(left, (0, 0), follow_symlinks=False)
+    shelf.tidy()
+    assert [file.name for file in shelf.folder.rglob("*") if not file.is_dir()] == ["a" * 64]

@@ -78,7 +78,8 @@ class Shelf:
         place, blob = self.place(path), self.blob(name)
         place.parent.mkdir(parents=True, exist_ok=True)
         target = os.path.relpath(blob, place.parent)
-        beside = place.with_name(f".{secrets.token_hex(8)}")
+        # Not in the snapshot, where a kill would leave one file more than the repo has.
+        beside = self.folder / f"{secrets.token_hex(8)}.tmp"
         try:
             beside.symlink_to(target)
         except OSError as error:
@@ -126,8 +127,8 @@ class Shelf:
 
     def _leftovers(self) -> Iterator[Path]:
         long_ago = time.time() - _ABANDONED_SECONDS
-        for file in self.blobs.glob("*.tmp"):
-            if file.stat().st_mtime < long_ago:
+        for file in (*self.folder.glob("*.tmp"), *self.blobs.glob("*.tmp")):
+            if file.lstat().st_mtime < long_ago:
                 yield file
         for part in {self.blobs / f"{file.name.partition('.')[0]}.part" for file in self.blobs.glob("*.part*")}:
             marks = [*self.blobs.glob(part.name), *self.blobs.glob(f"{part.name}.*")]
