@@ -19,11 +19,13 @@ from tests.hub.faults import Asked, FaultyHub, Rule
 from tests.hub.wire import Answer
 from tunesmith.artifacts import FileEntry
 from tunesmith.errors import HubUnavailable
+from tunesmith.hub.transfer import engine
 from tunesmith.hub.transfer.damage import throw_away_wrong
 from tunesmith.hub.transfer.journal import Partial
 from tunesmith.hub.transfer.owner import Owner, host_id
 from tunesmith.hub.transfer.place import Shelf
-from tunesmith.hub.transfer.verify import Keeper
+from tunesmith.hub.transfer.recheck import hashed
+from tunesmith.hub.transfer.verify import Digest, Keeper
 
 MB = 1_000_000
 WEIGHTS = "model.safetensors"
@@ -175,3 +177,22 @@ def test_a_kill_while_a_link_is_made_adds_no_file_to_the_snapshot(tmp_path: Path
     os.utime(left, (0, 0), follow_symlinks=False)
     shelf.tidy()
     assert [file.name for file in shelf.folder.rglob("*") if not file.is_dir()] == ["a" * 64]
+
+
+@pytest.mark.parametrize("when", ["before it is hashed", "after"])
+def test_two_throw_the_same_damage_away(when: str, download: Download, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = repo_of(3 * MB)
+    with FaultyHub({REPO: repo}) as hub:
+        result = download.fetch(hub)
+        blob = (result.path / WEIGHTS).resolve()
+        (result.path / WEIGHTS).unlink()
+        blob.write_bytes(bytes(3 * MB))
+
+        def hashed_beside(path: Path, digest: Digest) -> str:
+            """Which another process does too, and is quicker."""
+            said = hashed(path, digest) if when == "after" else ""
+            path.unlink()
+            return said or hashed(path, digest)
+
+        monkeypatch.setattr(engine, "hashed", hashed_beside)
+        assert_right(download.fetch(hub), repo.files)

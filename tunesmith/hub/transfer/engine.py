@@ -4,6 +4,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -142,12 +143,14 @@ def _blob_of(shelf: Shelf, entry: FileEntry, report: Report) -> str | None:
     digest = Digest(entry.sha256, entry.git_id)
     for name in filter(None, (entry.sha256, entry.git_id)):
         blob = shelf.blob(name)
-        if not blob.is_file() or blob.stat().st_size != entry.size:
-            continue
-        if hashed(blob, digest) == digest.wanted:
-            return name
-        report.note(f"{entry.path} does not match its listed size or sha256: thrown away.")
-        blob.unlink()
+        # Another process may throw it away at the same time.
+        with suppress(FileNotFoundError):
+            if blob.stat().st_size != entry.size or not blob.is_file():
+                continue
+            if hashed(blob, digest) == digest.wanted:
+                return name
+            report.note(f"{entry.path} does not match its listed size or sha256: thrown away.")
+            blob.unlink()
     return None
 
 
