@@ -21,7 +21,7 @@ from tunesmith.artifacts import FileEntry
 from tunesmith.errors import HubUnavailable
 from tunesmith.hub.transfer import engine
 from tunesmith.hub.transfer.damage import throw_away_wrong
-from tunesmith.hub.transfer.journal import Partial
+from tunesmith.hub.transfer.journal import Partial, journal_of
 from tunesmith.hub.transfer.owner import Owner, host_id
 from tunesmith.hub.transfer.place import Shelf
 from tunesmith.hub.transfer.recheck import hashed
@@ -87,9 +87,10 @@ def test_who_lost_the_mark_while_it_hashed_leaves_the_file_alone(
         assert other.take()
         # As long as it takes to be thought dead, and so not to be sure any more.
         time.sleep(download.patience.owner_s)
+        journal = journal_of(part).read_bytes()
         go.set()
         touched = any(time.sleep(0.02) or fetched.done() or part.with_suffix("").exists() for _ in range(50))
-        touched = touched or part.read_bytes() != content
+        touched = touched or (part.read_bytes(), journal_of(part).read_bytes()) != (content, journal)
         other.give_up()
         assert not touched
         assert_right(fetched.result(), repo.files)
@@ -196,3 +197,14 @@ def test_two_throw_the_same_damage_away(when: str, download: Download, monkeypat
 
         monkeypatch.setattr(engine, "hashed", hashed_beside)
         assert_right(download.fetch(hub), repo.files)
+
+
+def test_records_of_another_process_are_not_written_over(tmp_path: Path) -> None:
+    first = Partial(tmp_path / "x.part", MB, "id")
+    first.write(0, b"a" * 10)
+    second = Partial(tmp_path / "x.part", MB, "id")
+    second.write(MB // 2, b"b" * (MB // 2))
+    first.close(note=False)
+    assert Partial(tmp_path / "x.part", MB, "id").found == MB // 2
+    for partial in (first, second):
+        partial.close()

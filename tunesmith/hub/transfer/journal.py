@@ -223,16 +223,20 @@ class Partial:
         for path in (self.path, journal_of(self.path)):
             path.unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Notes what has arrived and lets go of the files; calling it again does nothing."""
+    def close(self, note: bool = True) -> None:
+        """Notes what has arrived and lets go of the files; calling it again does nothing.
+
+        Without `note` where the journal is another process's by now: a record would lie over that one's.
+        """
         with self._sealing, self._lock:
             if not self.closed:
-                self._let_go()
+                self._let_go(note)
 
-    def _let_go(self) -> None:
+    def _let_go(self, note: bool = True) -> None:
         self.closed = True
         try:
-            self._note()
+            if note:
+                self._note()
         finally:
             self._journal.close()
             os.close(self._fd)

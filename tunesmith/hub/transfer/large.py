@@ -110,13 +110,13 @@ class Large(Task):
             self._ended = True
             self._let_go()
 
-    def _let_go(self) -> None:
+    def _let_go(self, note: bool = True) -> None:
         for follower in self._followers:
             follower.stop()
         partial, self._partial = self._partial, None
         try:
             if partial:
-                partial.close()
+                partial.close(note)
         finally:
             # Whatever the disk says: a mark that is kept alive would be waited for without end.
             with suppress(OSError):
@@ -165,7 +165,7 @@ class Large(Task):
             with suppress(TunesmithError):
                 self.digest = self.digest._replace(git=self.means.supply.git_id(self.want.entry))
         self._keeper = Keeper(partial, self.digest.start(self.want.size), self._whole, self._wake)
-        self._followers = (self._keeper, Sealer(partial, self._wake))
+        self._followers = (self._keeper, Sealer(partial, self._owner.holds, self._wake))
         for follower in self._followers:
             follower.start()
 
@@ -204,7 +204,7 @@ class Large(Task):
             self.epoch += 1
             for claim in self._ranges.claims:
                 claim.drop()
-            self._let_go()
+            self._let_go(note=False)
             self._owner = Owner(self.means.shelf.part(self._key), self.means.patience)
             self.not_before = time.monotonic() + _WAIT_SECONDS
 

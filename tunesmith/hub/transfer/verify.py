@@ -83,11 +83,18 @@ class Follower(threading.Thread):
 class Sealer(Follower):
     """Flushes what has arrived, apart from the hashing, which would stand still for as long as the disk takes."""
 
+    def __init__(self, partial: Partial, holds: Callable[[], bool], failed: Callable[[Exception], None]) -> None:
+        """Ends when `holds` says that the partial is another process's."""
+        super().__init__(partial, failed)
+        self._holds = holds
+
     def follow(self) -> None:
         sealed_at = time.monotonic()
         while not (self._stopped.wait(_LOOK_SECONDS) or self._partial.closed):
             due = time.monotonic() - sealed_at > _WINDOW_SECONDS
             if (waiting := self._partial.unsealed) and (due or waiting >= _WINDOW_BYTES):
+                if not self._holds():
+                    return
                 self._partial.seal()
                 sealed_at = time.monotonic()
 
