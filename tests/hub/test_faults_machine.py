@@ -266,3 +266,15 @@ def test_a_big_file_takes_no_memory_of_its_size(download: Download) -> None:
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     assert grown < 150 * MB and isinstance(repo.files[WEIGHTS], MadeUp)
     assert sha256(result.path / WEIGHTS) == repo.files[WEIGHTS].sha256
+
+
+def test_many_big_files_take_the_memory_of_a_few(download: Download) -> None:
+    """What one takes is given back when it is done, not when all are."""
+    import resource
+
+    repo = repo_of(MB, **{f"{n}.safetensors": MadeUp(4 * MB, seed=n) for n in range(120)})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with FaultyHub({REPO: repo}) as hub:
+        download.fetch(hub)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert grown < 150 * MB

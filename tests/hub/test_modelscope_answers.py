@@ -26,6 +26,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
         (listing(row(None, Path=".")), "a file whose name has an empty part, . or .. in it"),
         (listing(row(), row()), "lists a file of acme/tiny twice"),
         (listing(row(Size=-1)), "lists no size for config.json"),
+        (listing(row(Size=10**400)), "lists no size for config.json"),
         (listing(row(Size=True)), "lists no size for config.json"),
         (listing(row(Sha256="../up")), "lists '../up' as the sha256 of config.json"),
         (listing(row(Sha256=7)), "lists '7' as the sha256 of config.json"),
@@ -84,6 +85,7 @@ def test_a_burst_of_errors_is_waited_out(status: int) -> None:
     ("answer", "why"),
     [
         (lambda _: PlainTextResponse("no", 503), "status 503"),
+        (lambda _: PlainTextResponse("no", 503, {"Retry-After": "\xb2"}), "status 503"),
         (lambda _: PlainTextResponse("<html>"), "not JSON"),
         (lambda request: RedirectResponse(str(request.url)), "redirects without end"),
     ],

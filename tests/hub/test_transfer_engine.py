@@ -1,8 +1,10 @@
 """Downloads through the engine, against a hub on loopback: what arrives, from whom, and what is left behind."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -150,9 +152,13 @@ def test_a_source_that_lists_names_outside_is_not_believed(root: Path, hf_cache:
     assert not hf_cache.exists()
 
 
-def test_the_same_content_under_two_names_is_fetched_once(root: Path, repo: Path, hf_cache: Path) -> None:
+def test_the_same_content_under_two_names_is_fetched_once(
+    root: Path, repo: Path, hf_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (repo / "sub").mkdir()
     (repo / "sub/copy.safetensors").write_bytes((repo / WEIGHTS).read_bytes())
+    # Room for one of them, and no more.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=SIZE * 3 // 2))
     with loopback_hub(root) as hub:
         result = get([HuggingFace(hub)], hf_cache, include=["*.safetensors"])
     assert result.bytes_received == (repo / WEIGHTS).stat().st_size == result.bytes_total // 2

@@ -122,6 +122,8 @@ def test_a_part_that_was_cut_or_lost_has_fewer_bytes(tmp_path: Path) -> None:
     with (tmp_path / "x.part").open("r+b") as file:
         file.truncate(30)
     assert Partial(tmp_path / "x.part", SIZE, IDENTITY).found == 30
+    assert Partial(tmp_path / "x.part", SIZE, IDENTITY).found == 30, "nor later, when it is as long as before"
     (tmp_path / "x.part").unlink()
+    assert Partial(tmp_path / "x.part", SIZE, IDENTITY).found == 0
     assert Partial(tmp_path / "x.part", SIZE, IDENTITY).found == 0
     assert journal_of(tmp_path / "x.part").exists()

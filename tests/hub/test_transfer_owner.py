@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,26 @@ def test_a_fresh_mark_in_the_place_of_the_judged_one_is_put_back(part: Path) -> 
     Owner(part, NEVER)._remove({"token": "old"})
     assert json.loads(mark(part).read_text())["token"] == "fresh"
     assert [path.name for path in part.parent.iterdir()] == ["x.part.owner"]
+
+
+def test_a_beat_goes_to_no_other_file(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mark is given up while the next beat is being made, and its descriptor's number goes to another file."""
+    other, owner, pwrite = part.with_name("other"), Owner(part, NEVER), os.pwrite
+    other.write_bytes(b"")
+    assert owner.take()
+
+    def give_up_and_open() -> None:
+        owner.give_up()
+        os.open(other, os.O_RDWR)
+
+    meanwhile = threading.Thread(target=give_up_and_open)
+
+    def late(fd: int, data: bytes, offset: int) -> int:
+        meanwhile.start()
+        meanwhile.join(0.3)
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", late)
+    owner._beat()
+    meanwhile.join()
+    assert other.read_bytes() == b"" and not owner.holds()

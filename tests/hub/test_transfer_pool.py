@@ -152,6 +152,13 @@ def test_a_slow_line_is_left_alone_but_a_trickle_is_not() -> None:
     assert too_slow([trickle], 20.0, Patience()) == [trickle]
 
 
+def test_who_has_not_answered_yet_is_not_slow() -> None:
+    silent = claim_at(0)
+    assert too_slow([silent, *(claim_at(1e6) for _ in range(4))], 20.0, Patience()) == []
+    silent.at += 100
+    assert too_slow([silent], 25.0, Patience()) == [] and too_slow([silent], 30.0, Patience()) == [silent]
+
+
 def test_backoff_doubles_and_ends() -> None:
     patience = Patience(backoff_s=1.0, longest_backoff_s=8.0)
     for failures, longest in ((1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0), (400, 8.0)):

@@ -27,7 +27,7 @@ from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 from tunesmith.artifacts import FileEntry
 from tunesmith.errors import GatedRepo, HubUnavailable, ModelError, RepoNotFound, TunesmithError
 from tunesmith.hub.between import barred, unreadable
-from tunesmith.hub.names import check_commit, check_path, check_sha256, fault_of_path
+from tunesmith.hub.names import MOST_BYTES, check_commit, check_path, check_sha256, fault_of_path
 from tunesmith.hub.transfer.source import Listed
 from tunesmith.hub.transfer.verify import git_id
 
@@ -119,7 +119,7 @@ class Hub:
 
     def _entry(self, sibling: RepoSibling) -> FileEntry:
         path = check_path(sibling.rfilename, self.address)
-        if not isinstance(sibling.size, int) or sibling.size < 0:
+        if not isinstance(sibling.size, int) or not 0 <= sibling.size <= MOST_BYTES:
             raise ModelError(f"{self.address} lists no size for {path}: use a hub that does, in model.hub.")
         digest = check_sha256(sibling.lfs.sha256 if sibling.lfs else None, path, self.address)
         # What git holds of a file in LFS is a pointer, whose id says nothing about the content.

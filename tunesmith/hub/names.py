@@ -7,6 +7,8 @@ from tunesmith.errors import ModelError
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LONGEST_NAME, _LONGEST_PATH = 255, 2048
 """Bytes, as the usual file systems have it, with room for the cache's own folders."""
+MOST_BYTES = 1 << 62
+"""No file is larger; a hub that says so is not believed."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -92,7 +92,7 @@ class Body:
     def finish(self) -> None:
         """Reads a short body to its end, so that its connection serves again."""
         length = self.headers.get("content-length", "")
-        if length.isdigit() and int(length) <= _SMALL_BODY:
+        if is_number(length) and int(length) <= _SMALL_BODY:
             self._response.drain_conn()
         self.close()
 
@@ -139,6 +139,11 @@ class Connections:
         manager = make(num_pools=32, maxsize=self._most, ssl_context=_trust() if secure else None)
         manager.pool_classes_by_scheme = {"http": _Plain, "https": _Secure}
         return manager
+
+
+def is_number(text: str) -> bool:
+    """Whether `int` takes it: not every digit is one, nor does it take thousands of them."""
+    return text.isascii() and text.isdigit() and len(text) < 20
 
 
 def _through(proxy: str, **kept: Any) -> urllib3.ProxyManager:

@@ -18,11 +18,16 @@ def find_wrong(folder: Path, files: Iterable[FileEntry]) -> list[FileEntry]:
 
 
 def throw_away_wrong(folder: Path, files: Iterable[FileEntry], note: Callable[[str], None]) -> None:
-    """Those that are in a snapshot of the cache and differ go, with their bytes; `note` is told of each."""
+    """Those that are in a snapshot of the cache and differ go, with their bytes; `note` is told of each.
+
+    What a link leads to outside the repo's folder in the cache is somebody's own, and stays.
+    """
+    blobs = (folder.resolve().parents[1] / "blobs").resolve()
     there = [entry for entry in files if (folder / entry.path).exists()]
     for entry in find_wrong(folder, there):
         path = folder / entry.path
-        path.resolve().unlink(missing_ok=True)
+        if (bytes_of := path.resolve()).parent == blobs:
+            bytes_of.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         note(f"{entry.path} does not match its listed size or sha256: thrown away.")
 

@@ -4,6 +4,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -69,7 +70,7 @@ def bring(
     shelf = Shelf(cache or _default_cache(), asked.repo, asked.kind, commit, supply.sources[0].name)
     with explained(shelf.cache):
         missing, linked = _missing(shelf, entries, report)
-        check_free_disk(missing, shelf.cache, _there(shelf, missing))
+        check_free_disk((want.entry for want in _wants(missing)), shelf.cache, _there(shelf, missing))
         used: set[str] = set()
         moved = _Moved(0, 0, 0)
         if missing:
@@ -119,7 +120,7 @@ def _run(
         pool.run()
     finally:
         wire.close()
-    verified = sum(len(task.want.entries) for task in pool.tasks if task.digest.wanted)
+    verified = sum(len(task.want.entries) for task in pool.tasks if task.verified)
     return _Moved(pool.received(), pool.reused(), verified)
 
 
@@ -142,12 +143,14 @@ def _blob_of(shelf: Shelf, entry: FileEntry, report: Report) -> str | None:
     digest = Digest(entry.sha256, entry.git_id)
     for name in filter(None, (entry.sha256, entry.git_id)):
         blob = shelf.blob(name)
-        if not blob.is_file() or blob.stat().st_size != entry.size:
-            continue
-        if hashed(blob, digest) == digest.wanted:
-            return name
-        report.note(f"{entry.path} does not match its listed size or sha256: thrown away.")
-        blob.unlink()
+        # Another process may throw it away at the same time.
+        with suppress(FileNotFoundError):
+            if blob.stat().st_size != entry.size or not blob.is_file():
+                continue
+            if hashed(blob, digest) == digest.wanted:
+                return name
+            report.note(f"{entry.path} does not match its listed size or sha256: thrown away.")
+            blob.unlink()
     return None
 
 

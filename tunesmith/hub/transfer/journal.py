@@ -116,7 +116,12 @@ class Partial:
         """Moves on when what has arrived is thrown away."""
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._journal = Journal(journal_of(path), size, identity)
-        there = self._journal.read().clipped(os.fstat(self._fd).st_size)
+        said = self._journal.read()
+        there = said.clipped(os.fstat(self._fd).st_size)
+        if there.total < said.total:
+            # It must not vouch for the rest once the file has its length again.
+            self._journal.clear()
+            self._journal.append(WRITTEN, there)
         self._there, self._unnoted, self._unsealed = there, Spans(), Spans(there)
         self.found = there.total
         """Bytes that were there when it was opened."""
@@ -145,12 +150,16 @@ class Partial:
             return self._there.holes(self.size)
 
     def write(self, offset: int, data: bytes, generation: int = 0) -> bool:
-        """Puts `data` at `offset`; False, and nothing else, once the file is closed or of a later generation."""
+        """Puts `data` at `offset`; False, and nothing else, once the file is closed or of a later generation.
+
+        What is there stays as it is: it may have been hashed already.
+        """
         with self._lock:
             if self.closed or generation != self.generation:
                 return False
-            _write_all(self._fd, data, offset)
-            self._add(offset, offset + len(data))
+            for start, end in Spans([(offset, offset + len(data))]).without(self._there):
+                _write_all(self._fd, memoryview(data)[start - offset : end - offset], start)
+                self._add(start, end)
             return True
 
     def take(self, put: Callable[[int], Span], generation: int = 0, when_empty: bool = False) -> Span | None:
@@ -183,8 +192,10 @@ class Partial:
                 raise
 
     def clear(self) -> None:
-        """Throws away what has arrived."""
+        """Throws away what has arrived; nothing once the file is closed."""
         with self._sealing, self._lock:
+            if self.closed:
+                return
             self._journal.clear()
             os.ftruncate(self._fd, 0)
             os.ftruncate(self._fd, self.size)
@@ -192,13 +203,19 @@ class Partial:
             self.found = 0
             self.generation += 1
 
-    def finish(self, place: Path) -> None:
-        """Makes the whole file the one at `place` and forgets the journal."""
+    def finish(self, place: Path) -> bool:
+        """Makes the whole file the one at `place` and forgets the journal; False, and nothing, when it is not whole,
+        or closed.
+        """
         with self._sealing:
+            if self.closed or self.holes():
+                return False
             os.fdatasync(self._fd)
-        self.path.replace(place)
-        self.close()
+            with self._lock:
+                self.path.replace(place)
+                self._let_go()
         journal_of(self.path).unlink(missing_ok=True)
+        return True
 
     def remove(self) -> None:
         """Throws away the file and its journal."""
@@ -206,17 +223,23 @@ class Partial:
         for path in (self.path, journal_of(self.path)):
             path.unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Notes what has arrived and lets go of the files; calling it again does nothing."""
+    def close(self, note: bool = True) -> None:
+        """Notes what has arrived and lets go of the files; calling it again does nothing.
+
+        Without `note` where the journal is another process's by now: a record would lie over that one's.
+        """
         with self._sealing, self._lock:
-            if self.closed:
-                return
-            self.closed = True
-            try:
+            if not self.closed:
+                self._let_go(note)
+
+    def _let_go(self, note: bool = True) -> None:
+        self.closed = True
+        try:
+            if note:
                 self._note()
-            finally:
-                self._journal.close()
-                os.close(self._fd)
+        finally:
+            self._journal.close()
+            os.close(self._fd)
 
     def _add(self, start: int, end: int) -> None:
         for spans in (self._there, self._unnoted, self._unsealed):
@@ -248,7 +271,7 @@ def _read_all(fd: int) -> bytes:
     return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
-def _write_all(fd: int, data: bytes, offset: int) -> None:
+def _write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     view = memoryview(data)
     while view:
         count = os.pwrite(fd, view, offset)

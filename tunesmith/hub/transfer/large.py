@@ -13,6 +13,7 @@ from tunesmith.hub.transfer.faults import Broke, Dropped
 from tunesmith.hub.transfer.journal import Partial, peek
 from tunesmith.hub.transfer.owner import Owner
 from tunesmith.hub.transfer.ranges import Claim, Ranges
+from tunesmith.hub.transfer.recheck import hashed
 from tunesmith.hub.transfer.task import Means, Task, Want
 from tunesmith.hub.transfer.verify import Follower, Keeper, Sealer
 
@@ -31,6 +32,7 @@ class Large(Task):
         self._keeper: Keeper | None = None
         self._followers: tuple[Follower, ...] = ()
         self._there = self._elsewhere = 0
+        self._ended = False
         sha256 = want.entry.sha256
         self._identity = f"sha256:{sha256}" if sha256 else f"at:{key}"
 
@@ -90,12 +92,14 @@ class Large(Task):
     def restart(self) -> None:
         """Everything of it from the beginning; what older claims still bring is not written."""
         if self._partial is None:
-            return
+            return None
+        if not self._owner.holds():
+            return self._lose()
         for claim in self._ranges.claims:
             claim.drop()
         self._partial.clear()
         self.reused = self._there = 0
-        self._watch(self._partial)
+        return self._watch(self._partial)
 
     def discard(self) -> None:
         # Nobody opens it again before the pool hears that it is over.
@@ -105,12 +109,17 @@ class Large(Task):
         self.close()
 
     def close(self) -> None:
+        with self.means.lock:
+            self._ended = True
+            self._let_go()
+
+    def _let_go(self, note: bool = True) -> None:
         for follower in self._followers:
             follower.stop()
         partial, self._partial = self._partial, None
         try:
             if partial:
-                partial.close()
+                partial.close(note)
         finally:
             # Whatever the disk says: a mark that is kept alive would be waited for without end.
             with suppress(OSError):
@@ -120,7 +129,7 @@ class Large(Task):
         """Takes the partial over from an earlier process; while another one writes it, looks again later."""
         shelf = self.means.shelf
         ours = self._owner.take()
-        if shelf.has_blob(self.want.entry) or shelf.has(self.want.entry):
+        if shelf.has(self.want.entry) or self._is_there():
             self._owner.give_up()
             self.reused = self.want.size
             return self._place(self.want.entry.sha256)
@@ -128,12 +137,29 @@ class Large(Task):
             self._elsewhere = peek(shelf.part(self._key), self.want.size, self._identity).total
             self.not_before = time.monotonic() + _WAIT_SECONDS
             return None
-        partial = Partial(shelf.part(self._key), self.want.size, self._identity)
+        try:
+            partial = Partial(shelf.part(self._key), self.want.size, self._identity)
+        except OSError:
+            self._owner.give_up()
+            raise
         with self.means.lock:
             self.reused = self._there = partial.found
             self._partial = partial
-            self._watch(partial)
-        return None
+            if not self._ended:
+                return self._watch(partial)
+        # All the others ended while this one waited for the disk.
+        return self._let_go()
+
+    def _is_there(self) -> bool:
+        """Whether somebody put the whole content there meanwhile; hashed, since others may not have looked at it."""
+        shelf, entry = self.means.shelf, self.want.entry
+        if entry.sha256 is None or not shelf.has_blob(entry):
+            return False
+        self.verified = hashed(shelf.blob(entry.sha256), self.digest) == entry.sha256
+        if not self.verified:
+            self.means.report.note(f"{entry.path} does not match its listed size or sha256: thrown away.")
+            shelf.blob(entry.sha256).unlink(missing_ok=True)
+        return self.verified
 
     def _watch(self, partial: Partial) -> None:
         for follower in self._followers:
@@ -142,7 +168,7 @@ class Large(Task):
             with suppress(TunesmithError):
                 self.digest = self.digest._replace(git=self.means.supply.git_id(self.want.entry))
         self._keeper = Keeper(partial, self.digest.start(self.want.size), self._whole, self._wake)
-        self._followers = (self._keeper, Sealer(partial, self._wake))
+        self._followers = (self._keeper, Sealer(partial, self._owner.holds, self._wake))
         for follower in self._followers:
             follower.start()
 
@@ -181,14 +207,18 @@ class Large(Task):
             self.epoch += 1
             for claim in self._ranges.claims:
                 claim.drop()
-            self.close()
+            self._let_go(note=False)
             self._owner = Owner(self.means.shelf.part(self._key), self.means.patience)
             self.not_before = time.monotonic() + _WAIT_SECONDS
 
     def _whole(self, name: str) -> None:
         """Called from the keeper's thread, with the digest of what has arrived."""
         try:
-            if self.digest.wanted in (None, name):
+            if self._keeper is not current_thread():
+                return None
+            if not self._owner.holds():
+                self._lose()
+            elif self.digest.wanted in (None, name):
                 self._finish(name)
             else:
                 with self.means.lock:
@@ -200,10 +230,10 @@ class Large(Task):
 
     def _finish(self, name: str) -> None:
         partial = self._partial
-        if partial is None or partial.closed:
+        if partial is None or not partial.finish(self.means.shelf.blob(name)):
             return
-        partial.finish(self.means.shelf.blob(name))
         self._owner.give_up()
+        self.verified = self.digest.wanted is not None
         self._place(name)
 
     def _place(self, name: str | None) -> None:

@@ -31,6 +31,8 @@ class Owner:
         self._patience = patience
         self._token = secrets.token_hex(8)
         self._fd = -1
+        self._writing = threading.Lock()
+        """Held while the descriptor is used or closed: its number may be another file's a moment later."""
         self._beats, self._sure_until = 0, 0.0
         self._watched: tuple[Any, float] = (None, 0.0)
         self._ended = threading.Event()
@@ -59,10 +61,11 @@ class Owner:
     def give_up(self) -> None:
         """Takes the mark away, when it is still this process's."""
         self._ended.set()
-        if self._fd < 0:
-            return
-        fd, self._fd = self._fd, -1
-        os.close(fd)
+        with self._writing:
+            if self._fd < 0:
+                return
+            fd, self._fd = self._fd, -1
+            os.close(fd)
         # Torn: this process made it, and the disk was too full to say so.
         if self._is_mine() or _read(self.path) == {}:
             self.path.unlink(missing_ok=True)
@@ -104,10 +107,12 @@ class Owner:
 
     def _write(self) -> None:
         mark = {"host": host_id(), "pid": os.getpid(), "token": self._token, "beats": self._beats}
-        os.pwrite(self._fd, json.dumps(mark).ljust(_WIDTH).encode(), 0)
+        with self._writing:
+            if self._fd >= 0:
+                os.pwrite(self._fd, json.dumps(mark).ljust(_WIDTH).encode(), 0)
 
     def _is_dead(self, mark: dict[str, Any]) -> bool:
-        if mark.get("host") == host_id() and not _runs(mark.get("pid")):
+        if _is_of_the_dead(mark):
             return True
         seen = (mark.get("token"), mark.get("beats"))
         if seen != self._watched[0]:
@@ -125,6 +130,16 @@ class Owner:
             with suppress(OSError):
                 os.link(aside, self.path)
         aside.unlink(missing_ok=True)
+
+
+def is_free(part: Path) -> bool:
+    """Whether nobody writes a partial file, as far as one look can tell: no mark, or one of a process that is gone."""
+    mark = _read(part.with_name(part.name + ".owner"))
+    return mark is None or _is_of_the_dead(mark)
+
+
+def _is_of_the_dead(mark: dict[str, Any]) -> bool:
+    return mark.get("host") == host_id() and not _runs(mark.get("pid"))
 
 
 def host_id() -> str:

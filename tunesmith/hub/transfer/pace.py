@@ -82,7 +82,14 @@ class Speed:
 
 
 def too_slow(claims: Iterable[Claim], now: float, patience: Patience) -> list[Claim]:
-    """Those that brought far less than their siblings, or next to nothing, since they were last looked at."""
+    """Those that brought far less than their siblings, or next to nothing, since they were last looked at.
+
+    Before its first byte a connection is silent, not slow: how long that may last is said elsewhere.
+    """
+    claims = list(claims)
+    for claim in claims:
+        if claim.at == claim.start:
+            claim.mark = (now, claim.at)
     ripe = [claim for claim in claims if now - claim.mark[0] >= patience.slow_s]
     rates = {claim: (claim.at - claim.mark[1]) / (now - claim.mark[0]) for claim in ripe}
     for claim in ripe:

@@ -19,6 +19,7 @@ from pathlib import Path
 from tunesmith.artifacts import FileEntry
 from tunesmith.errors import DiskFull, ModelError, RepoNotFound, StoreNotWritable
 from tunesmith.hub.names import check_commit, check_path, fault_of_path
+from tunesmith.hub.transfer.owner import is_free
 from tunesmith.hub.transfer.source import Kind
 
 _GIB = 1 << 30
@@ -77,7 +78,8 @@ class Shelf:
         place, blob = self.place(path), self.blob(name)
         place.parent.mkdir(parents=True, exist_ok=True)
         target = os.path.relpath(blob, place.parent)
-        beside = place.with_name(f".{secrets.token_hex(8)}")
+        # Not in the snapshot, where a kill would leave one file more than the repo has.
+        beside = self.folder / f"{secrets.token_hex(8)}.tmp"
         try:
             beside.symlink_to(target)
         except OSError as error:
@@ -125,12 +127,13 @@ class Shelf:
 
     def _leftovers(self) -> Iterator[Path]:
         long_ago = time.time() - _ABANDONED_SECONDS
-        for file in self.blobs.glob("*.tmp"):
-            if file.stat().st_mtime < long_ago:
+        for file in (*self.folder.glob("*.tmp"), *self.blobs.glob("*.tmp")):
+            if file.lstat().st_mtime < long_ago:
                 yield file
-        for part in self.blobs.glob("*.part"):
-            marks = [part, *self.blobs.glob(f"{part.name}.*")]
-            finished = part.with_suffix("").exists() and not part.with_name(f"{part.name}.owner").exists()
+        for part in {self.blobs / f"{file.name.partition('.')[0]}.part" for file in self.blobs.glob("*.part*")}:
+            marks = [*self.blobs.glob(part.name), *self.blobs.glob(f"{part.name}.*")]
+            # A kill between the file's name and its journal's end leaves the journal, and a dead owner's mark.
+            finished = is_free(part) and (part.with_suffix("").exists() or not part.exists())
             if finished or max(mark.stat().st_mtime for mark in marks) < long_ago:
                 yield from marks
 

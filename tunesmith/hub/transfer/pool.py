@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Iterable
 
-from tunesmith.errors import TunesmithError
 from tunesmith.hub.transfer.faults import Broke, Fault
 from tunesmith.hub.transfer.large import Large
 from tunesmith.hub.transfer.pace import Gauge, Speed, too_slow
@@ -102,7 +101,7 @@ class Pool:
             self._at_work.pop(claim, None)
             try:
                 task.settle(claim, fault)
-            except TunesmithError as error:
+            except Exception as error:
                 self._wake(error)
             if isinstance(fault, Broke) and fault.busy:
                 self._gauge.busy(time.monotonic())

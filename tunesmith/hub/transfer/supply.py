@@ -61,6 +61,8 @@ class Supply:
         """Why a source was passed over altogether, by number."""
         self._told: set[str] = set()
         self._lock = threading.Lock()
+        self._asking = [threading.Lock() for _ in self.sources]
+        """One for each, since a listing may take minutes."""
         self._known: Listed | None = None
         self.by, self._known = (pinned.by, pinned.listed) if pinned else self._first()
         """Number of the source that listed what is wanted."""
@@ -130,7 +132,7 @@ class Supply:
 
     def _of(self, number: int) -> Listed:
         """A source's own listing; one that has none is not asked again."""
-        with self._lock:
+        with self._asking[number]:
             if number in self.refused:
                 raise self.refused[number]
             if number not in self._listed:

@@ -62,6 +62,8 @@ class Task(ABC):
         self.want, self.means = want, means
         self.digest = Digest(want.entry.sha256)
         self.finished = False
+        self.verified = False
+        """Whether this download held it to a digest."""
         self.not_before = 0.0
         self.received = 0
         """Bytes that arrived for it, apart from those of claims that are still at work."""
@@ -124,6 +126,7 @@ class Task(ABC):
         self._gained += self.gained()
         if self._gained >= _PROGRESS_BYTES:
             self._failures, self._gained = 0, 0
+            self._changes = 0 if self.digest.wanted else self._changes
         if fault is None or isinstance(fault, Dropped) or claim.epoch != self.epoch:
             return
         if isinstance(fault, NoRanges):
@@ -171,7 +174,9 @@ class Task(ABC):
         return there
 
     def ask(self, remote: Remote, start: int = 0, end: int | None = None) -> Ask:
-        return Ask(remote, self.want.size, start, end, self._address, self._etag)
+        # Where the digest is known, two servers may call the same bytes by two names.
+        etag = None if self.digest.wanted else self._etag
+        return Ask(remote, self.want.size, start, end, self._address, etag)
 
     def learn(self, claim: Claim, answer: Answer) -> None:
         """Remembers where a request was led to, and gives the claim its connection."""
@@ -206,13 +211,15 @@ class Task(ABC):
         return self._failures > tries
 
     def _object(self, fault: Fault) -> None:
-        """On to the next source, for good; a file that changed is begun anew from the same one first."""
+        """On to the next source, for good; a file that changed is asked for once more first, and begun anew where no
+        digest says what has arrived is worth.
+        """
         if isinstance(fault, Changed):
             self._changes += 1
             self.means.report.note(f"{self.want.entry.path}: {self.means.supply.sources[self.turn].name} {fault}.")
             if self._changes == 1:
                 self._forget(self.turn)
-                return self.restart()
+                return None if self.digest.wanted else self.restart()
             fault = Refused(str(fault))
         error = self.means.supply.explain(self.turn, fault)
         self._errors.append(error)

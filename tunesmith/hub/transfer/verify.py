@@ -83,11 +83,18 @@ class Follower(threading.Thread):
 class Sealer(Follower):
     """Flushes what has arrived, apart from the hashing, which would stand still for as long as the disk takes."""
 
+    def __init__(self, partial: Partial, holds: Callable[[], bool], failed: Callable[[Exception], None]) -> None:
+        """Ends when `holds` says that the partial is another process's."""
+        super().__init__(partial, failed)
+        self._holds = holds
+
     def follow(self) -> None:
         sealed_at = time.monotonic()
         while not (self._stopped.wait(_LOOK_SECONDS) or self._partial.closed):
             due = time.monotonic() - sealed_at > _WINDOW_SECONDS
             if (waiting := self._partial.unsealed) and (due or waiting >= _WINDOW_BYTES):
+                if not self._holds():
+                    return
                 self._partial.seal()
                 sealed_at = time.monotonic()
 
@@ -101,7 +108,7 @@ class Keeper(Follower):
         """One of `done` and `failed` is called from this thread, once, or neither when it was stopped."""
         super().__init__(partial, failed)
         self._hasher, self._done = hasher, done
-        self._block = memoryview(bytearray(min(_BLOCK, partial.size)))
+        self._block = memoryview(b"")
         self._hashed, self._found = 0, partial.prefix
 
     @property
@@ -110,14 +117,22 @@ class Keeper(Follower):
         return self._hashed >= self._found and self._partial.prefix - self._hashed > _LAG_BYTES
 
     def follow(self) -> None:
+        self._block = memoryview(bytearray(min(_BLOCK, self._partial.size)))
+        try:
+            self._hash_all()
+        finally:
+            # A file that is done is remembered for as long as the others take.
+            self._block = memoryview(b"")
+
+    def _hash_all(self) -> None:
         # A descriptor of its own: the writers close theirs whenever they like.
         with self._partial.path.open("rb", buffering=0) as file:
             while not self._stopped.is_set():
                 if not self._hash(file) and self._hashed < self._partial.size:
                     self._stopped.wait(_LOOK_SECONDS)
                 if self._hashed == self._partial.size:
-                    return self._done(self._hasher.hexdigest())
-        return None
+                    self._done(self._hasher.hexdigest())
+                    return
 
     def _hash(self, file: FileIO) -> bool:
         """A few MiB of what is there; whether there was any."""

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from tunesmith.hub.transfer.connections import Body, Connections
+from tunesmith.hub.transfer.connections import Body, Connections, is_number
 from tunesmith.hub.transfer.faults import Broke, Changed, Gone, NoRanges, Refused
 from tunesmith.hub.transfer.patience import Patience
 from tunesmith.hub.transfer.source import Remote
@@ -112,7 +112,7 @@ def _judge_extent(ask: Ask, status: int, headers: Mapping[str, str]) -> None:
         if ask.end is None:
             raise Refused("sends a part of a file where the whole was asked for")
         return _judge_range(ask, headers.get("content-range", ""))
-    if length.isdigit() and int(length) != ask.size:
+    if is_number(length) and int(length) != ask.size:
         raise Changed(f"sends {int(length):,} bytes where {ask.size:,} are listed")
     if ask.end is not None and (ask.start, ask.end) != (0, ask.size):
         raise NoRanges("sends files only whole")
@@ -123,11 +123,12 @@ def _judge_range(ask: Ask, header: str) -> None:
     unit, _, rest = header.partition(" ")
     span, _, total = rest.partition("/")
     first, _, last = span.partition("-")
-    if unit.lower() != "bytes" or not (first.isdigit() and last.isdigit()):
-        raise Refused(f"sends a part without saying which (Content-Range {header!a})")
-    if total.isdigit() and int(total) != ask.size:
+    if unit.lower() != "bytes" or not (is_number(first) and is_number(last)):
+        raise Refused(f"sends a part without saying which (Content-Range {header[:80]!a})")
+    if is_number(total) and int(total) != ask.size:
         raise Changed(f"has a file of {int(total):,} bytes where {ask.size:,} are listed")
-    if int(first) != ask.start or int(last) >= (ask.end or 0):
+    # Nor an empty part, which would be asked for again and again.
+    if int(first) != ask.start or not int(first) <= int(last) < (ask.end or 0):
         raise Refused(f"sends another part than it was asked for (Content-Range {header!a})")
 
 
@@ -135,7 +136,7 @@ def _end(body: Body) -> int | None:
     if body.status != 206:
         return None
     last: str = body.headers.get("content-range", "").partition("/")[0].rpartition("-")[2]
-    return int(last) + 1 if last.isdigit() else None
+    return int(last) + 1 if is_number(last) else None
 
 
 def _judge_etag(ask: Ask, headers: Mapping[str, str]) -> None:

@@ -94,4 +94,4 @@ def _decode(response: httpx2.Response) -> Any:
 def _retry_after(response: httpx2.Response) -> float | None:
     # The other form is a date, which means nothing when one of the clocks is wrong.
     said = response.headers.get("Retry-After", "")
-    return float(said) if said.isdigit() else None
+    return float(said) if said.isascii() and said.isdigit() else None

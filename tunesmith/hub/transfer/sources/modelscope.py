@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 from tunesmith.artifacts import FileEntry
 from tunesmith.errors import GatedRepo, HubUnavailable, ModelError, RepoNotFound
-from tunesmith.hub.names import check_commit, check_path, check_sha256, fault_of_path
+from tunesmith.hub.names import MOST_BYTES, check_commit, check_path, check_sha256, fault_of_path
 from tunesmith.hub.transfer.source import Kind, Listed, Remote
 from tunesmith.hub.transfer.sources.asking import Asker, Denied, NoAnswer
 
@@ -125,7 +125,7 @@ class ModelScope:
     def _entry(self, row: _Row) -> FileEntry:
         path = check_path(str(row.get("Path")), self.name)
         size, digest = row.get("Size"), row.get("Sha256")
-        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= MOST_BYTES:
             raise ModelError(f"{self.name} lists no size for {path}: take another source.")
         return FileEntry(
             path=path, size=size, sha256=check_sha256(str(digest).lower() if digest else None, path, self.name)
