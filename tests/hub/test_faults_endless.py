@@ -14,10 +14,10 @@ from tests.hub.downloading import REPO, Download, assert_right, repo_of
 from tests.hub.faults import Asked as Requested
 from tests.hub.faults import FaultyHub, Rule
 from tests.hub.wire import Answer
-from tunesmith.errors import DiskFull, ModelError
+from tunesmith.errors import DiskFull, HubUnavailable, ModelError
 from tunesmith.hub.transfer.engine import fetch
-from tunesmith.hub.transfer.journal import Partial
 from tunesmith.hub.transfer.owner import Owner
+from tunesmith.hub.transfer.partial import Partial
 from tunesmith.hub.transfer.report import Result
 from tunesmith.hub.transfer.source import Listed
 from tunesmith.hub.transfer.sources.folder import Folder
@@ -44,6 +44,18 @@ def ended(download: Download, hub: FaultyHub, **more: Any) -> Result:
 
     Thread(target=run, daemon=True).start()
     return future.result(_LONG)
+
+
+@pytest.mark.parametrize("times", [1, None])
+def test_headers_that_trickle_in_are_not_waited_for(download: Download, times: int | None) -> None:
+    slow = Rule(CDN, lambda asked, answer: answer.having(head_rate=10.0), times=times)
+    brief = download._replace(patience=replace(download.patience, read_s=0.3, tries=2))
+    with FaultyHub({REPO: repo_of()}, slow) as hub:
+        if times:
+            assert_right(ended(brief, hub), hub.repos[REPO].files)
+        else:
+            with pytest.raises(HubUnavailable, match="it fell silent"):
+                ended(brief, hub)
 
 
 def test_a_part_of_no_bytes_is_no_answer(download: Download) -> None:

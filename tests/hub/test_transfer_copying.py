@@ -20,7 +20,7 @@ from tunesmith.environments import CHECKOUT
 from tunesmith.errors import CorruptArtifact, DiskFull, HubUnavailable, ModelError
 from tunesmith.hub.transfer import copying
 from tunesmith.hub.transfer.engine import bring, fetch
-from tunesmith.hub.transfer.journal import Partial
+from tunesmith.hub.transfer.partial import Partial
 from tunesmith.hub.transfer.patience import Patience
 from tunesmith.hub.transfer.ranges import Claim
 from tunesmith.hub.transfer.recheck import recheck

@@ -13,9 +13,9 @@ from huggingface_hub import snapshot_download
 from tests.hub.downloading import Heard
 from tests.loopback import flip_byte, loopback_hub, safetensors, write_model
 from tunesmith.errors import CorruptArtifact, DiskFull, ModelError, RepoNotFound, StoreNotWritable
-from tunesmith.hub.transfer import engine, journal
+from tunesmith.hub.transfer import engine, partial
 from tunesmith.hub.transfer.engine import fetch
-from tunesmith.hub.transfer.journal import Partial
+from tunesmith.hub.transfer.partial import Partial
 from tunesmith.hub.transfer.patience import Patience
 from tunesmith.hub.transfer.recheck import recheck
 from tunesmith.hub.transfer.report import Result
@@ -203,7 +203,7 @@ def test_a_disk_that_fills_up_keeps_what_has_arrived(
     root: Path, hf_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever connection brings them, two million bytes find room."""
-    write_all, written = journal._write_all, [0]
+    write_all, written = partial.write_all, [0]
 
     def full(fd: int, data: bytes, offset: int) -> None:
         written[0] += len(data)
@@ -212,10 +212,10 @@ def test_a_disk_that_fills_up_keeps_what_has_arrived(
         write_all(fd, data, offset)
 
     with loopback_hub(root) as hub:
-        monkeypatch.setattr(journal, "_write_all", full)
+        monkeypatch.setattr(partial, "write_all", full)
         with pytest.raises(DiskFull, match="is full: free some space, or set HF_HOME"):
             get([HuggingFace(hub)], hf_cache)
-        monkeypatch.setattr(journal, "_write_all", write_all)
+        monkeypatch.setattr(partial, "write_all", write_all)
         assert get([HuggingFace(hub)], hf_cache).bytes_reused > 1_000_000
 
 

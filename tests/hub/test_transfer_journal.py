@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.hub.transfer import journal
-from tunesmith.hub.transfer.journal import SEALED, WRITTEN, Journal, Partial, journal_of, peek
+from tunesmith.hub.transfer.journal import SEALED, WRITTEN, Journal, journal_of, peek
+from tunesmith.hub.transfer.partial import Partial
 from tunesmith.hub.transfer.spans import Spans
 
 SIZE = 200

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.hub.transfer.journal import Partial
 from tunesmith.hub.transfer.pace import Gauge, Speed, too_slow
+from tunesmith.hub.transfer.partial import Partial
 from tunesmith.hub.transfer.patience import Patience
 from tunesmith.hub.transfer.ranges import Claim, Ranges
 from tunesmith.hub.transfer.spans import Spans

@@ -21,8 +21,9 @@ from tunesmith.artifacts import FileEntry
 from tunesmith.errors import HubUnavailable
 from tunesmith.hub.transfer import engine
 from tunesmith.hub.transfer.damage import throw_away_wrong
-from tunesmith.hub.transfer.journal import Partial, journal_of
+from tunesmith.hub.transfer.journal import journal_of
 from tunesmith.hub.transfer.owner import Owner, host_id
+from tunesmith.hub.transfer.partial import Partial
 from tunesmith.hub.transfer.place import Shelf
 from tunesmith.hub.transfer.recheck import hashed
 from tunesmith.hub.transfer.verify import Digest, Keeper

@@ -43,6 +43,8 @@ class Answer:
     """Sent after the body."""
     rate: float | None = None
     """Bytes a second; None as fast as it goes."""
+    head_rate: float | None = None
+    """Bytes a second of the headers."""
     end: End | None = None
     """What happens instead of the rest once `end_after` bytes of the body are out."""
     end_after: int = 0
@@ -83,7 +85,7 @@ class Peer:
         announced = answer.length if answer.announced is None else answer.announced
         lines = [f"HTTP/1.1 {answer.status} {_REASONS.get(answer.status, 'Said')}"]
         lines += [f"{name}: {value}" for name, value in ({"Content-Length": announced} | answer.headers).items()]
-        self.socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        self._send_head("\r\n".join([*lines, "", ""]).encode("latin-1"), answer.head_rate)
         if bodyless:
             return answer.end is None
         self._send_body(answer, count)
@@ -92,6 +94,12 @@ class Peer:
         if answer.end:
             self._break_off(answer.end)
         return answer.end is None and announced == answer.length and not answer.surplus
+
+    def _send_head(self, head: bytes, rate: float | None) -> None:
+        for start in range(0, len(head), 1 if rate else len(head)):
+            self.socket.sendall(head[start : start + 1] if rate else head)
+            if rate and self._closing.wait(1 / rate):
+                return
 
     def send(self, data: bytes) -> None:
         """As it is."""

@@ -5,8 +5,10 @@ written to the disk, where an HTTP parser in Python copies it four times, in pie
 """
 
 import http.client
+import logging
 import socket
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache, partial
@@ -25,9 +27,13 @@ from tunesmith.hub.between import barred
 from tunesmith.hub.transfer.faults import Broke, Explained, Refused
 from tunesmith.hub.transfer.patience import Patience
 
+# What is wrong with an answer becomes a sentence; a warning with a stack trace beside it helps nobody.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 _BLOCK = 256 << 10
 """The most that is received at once: what a kill can take from a connection is no more."""
 _SMALL_BODY = 64 << 10
+_HEAD_TIMES = 2.0
+"""How much longer than one silence may be the headers may take as a whole."""
 
 
 _WORDS: tuple[tuple[type[Exception], str], ...] = (
@@ -41,12 +47,37 @@ _WORDS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
+_heads_due: dict[socket.socket, float] = {}
+"""Until when an answer's headers are waited for, however many of their bytes trickle in."""
+
+
+def end_overdue() -> None:
+    """Ends the connections whose answers have begun and do not get to the end of their headers; cheap, often called."""
+    now = time.monotonic()
+    for raw, due in list(_heads_due.items()):
+        if now > due and _heads_due.pop(raw, 0.0):
+            _shut(raw)
+
+
+def _shut(raw: socket.socket) -> None:
+    with suppress(OSError):
+        # Not an SSL socket's own method, which would pull the session from under its reader.
+        socket.socket.shutdown(raw, socket.SHUT_RDWR)
+
+
 class _KeepsSocket(HTTPConnection):
     """Leaves the answer's socket where `Body.abort` finds it."""
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]
         raw = self.sock
-        response = super().getresponse()
+        _heads_due[raw] = time.monotonic() + _HEAD_TIMES * (raw.gettimeout() or 0.0)
+        try:
+            response = super().getresponse()
+        finally:
+            in_time = _heads_due.pop(raw, None)
+        if in_time is None:
+            # The end of the connection looks like the end of the headers.
+            raise exceptions.ReadTimeoutError(None, None, "headers without end")  # type: ignore[arg-type]
         response.raw_socket = raw  # type: ignore[attr-defined]
         return response
 
@@ -85,9 +116,7 @@ class Body:
         # TLS to a server through TLS to a proxy keeps the socket inside.
         raw = getattr(raw, "socket", raw)
         if isinstance(raw, socket.socket):
-            with suppress(OSError):
-                # Not an SSL socket's own method, which would pull the session from under its reader.
-                socket.socket.shutdown(raw, socket.SHUT_RDWR)
+            _shut(raw)
 
     def finish(self) -> None:
         """Reads a short body to its end, so that its connection serves again."""

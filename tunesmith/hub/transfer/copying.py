@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tunesmith.hub.transfer.faults import Broke, Changed, Dropped, Refused
-from tunesmith.hub.transfer.journal import Partial
+from tunesmith.hub.transfer.partial import Partial
 from tunesmith.hub.transfer.ranges import Claim
 from tunesmith.hub.transfer.spans import Span
 

@@ -10,8 +10,9 @@ from threading import current_thread
 from tunesmith.errors import TunesmithError
 from tunesmith.hub.transfer.copying import copy
 from tunesmith.hub.transfer.faults import Broke, Dropped
-from tunesmith.hub.transfer.journal import Partial, peek
+from tunesmith.hub.transfer.journal import peek
 from tunesmith.hub.transfer.owner import Owner
+from tunesmith.hub.transfer.partial import Partial
 from tunesmith.hub.transfer.ranges import Claim, Ranges
 from tunesmith.hub.transfer.recheck import hashed
 from tunesmith.hub.transfer.task import Means, Task, Want

@@ -54,7 +54,7 @@ class Owner:
         """Whether the mark is still this process's: asked before a write, answered from memory between two beats."""
         if self._fd < 0:
             return False
-        if time.monotonic() < self._sure_until:
+        if _now() < self._sure_until:
             return True
         return self._beat()
 
@@ -93,7 +93,7 @@ class Owner:
                 continue
 
     def _beat(self) -> bool:
-        asked = time.monotonic()
+        asked = _now()
         if self._ended.is_set() or not self._is_mine():
             return False
         self._beats += 1
@@ -110,6 +110,8 @@ class Owner:
         with self._writing:
             if self._fd >= 0:
                 os.pwrite(self._fd, json.dumps(mark).ljust(_WIDTH).encode(), 0)
+                # A network disk shows others what was written when a descriptor of the file is closed, not before.
+                os.close(os.dup(self._fd))
 
     def _is_dead(self, mark: dict[str, Any]) -> bool:
         if _is_of_the_dead(mark):
@@ -130,6 +132,11 @@ class Owner:
             with suppress(OSError):
                 os.link(aside, self.path)
         aside.unlink(missing_ok=True)
+
+
+def _now() -> float:
+    """Seconds that go on while the machine sleeps, as they do for whoever watches the mark from another one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def is_free(part: Path) -> bool:

@@ -99,12 +99,6 @@ class Shelf:
             beside.unlink(missing_ok=True)
             raise
 
-    def discard(self, path: str) -> None:
-        """Forgets a file and its bytes."""
-        place = self.place(path)
-        place.resolve().unlink(missing_ok=True)
-        place.unlink(missing_ok=True)
-
     def note_revision(self, revision: str) -> None:
         """Remembers which commit a branch stood for, for an offline run; a cache that is read-only serves without."""
         if revision == self.snapshot.name or fault_of_path(revision):

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 
+from tunesmith.hub.transfer.connections import end_overdue
 from tunesmith.hub.transfer.faults import Broke, Fault
 from tunesmith.hub.transfer.large import Large
 from tunesmith.hub.transfer.pace import Gauge, Speed, too_slow
@@ -157,6 +158,7 @@ class Pool:
 
     def _look(self) -> None:
         now = time.monotonic()
+        end_overdue()
         with self._lock:
             if self._lags():
                 self._gauge.behind(now)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from io import FileIO
 from typing import NamedTuple, Protocol
 
-from tunesmith.hub.transfer.journal import Partial
+from tunesmith.hub.transfer.partial import Partial
 
 _GIT_ID = re.compile(r"[0-9a-f]{40}")
 _BLOCK = 4 << 20
