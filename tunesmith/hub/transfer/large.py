@@ -48,10 +48,9 @@ class Large(Task):
             return self.want.size
         return partial.received if partial else self._elsewhere
 
-    @property
     def lags(self) -> bool:
         """Whether it arrives faster than it is hashed."""
-        return self._keeper is not None and self._keeper.lags
+        return self._keeper is not None and self._keeper.lags()
 
     @property
     def claims(self) -> list[Claim]:

@@ -172,7 +172,7 @@ class Pool:
     def _lags(self) -> bool:
         """Whether all that is on its way arrives faster than it is hashed."""
         tasks = set(self._at_work.values())
-        return bool(tasks) and all(isinstance(task, Large) and task.lags for task in tasks)
+        return bool(tasks) and all(isinstance(task, Large) and task.lags() for task in tasks)
 
     def reused(self) -> int:
         """Bytes that were on the disk before."""

@@ -110,11 +110,20 @@ class Keeper(Follower):
         self._hasher, self._done = hasher, done
         self._block = memoryview(b"")
         self._hashed, self._found = 0, partial.prefix
+        self._since: tuple[int, int] | None = None
+        """Bytes that had arrived, and had been hashed, when a lot began to wait."""
 
-    @property
     def lags(self) -> bool:
-        """Whether a lot that arrived just now waits to be hashed; what was there before does not count."""
-        return self._hashed >= self._found and self._partial.prefix - self._hashed > _LAG_BYTES
+        """Whether, while a lot waits to be hashed, more arrives than is hashed: asked again and again.
+
+        A lot may wait without that where many ranges end at once; and what was there before does not count.
+        """
+        arrived, hashed = self._partial.received, self._hashed
+        if hashed < self._found or self._partial.prefix - hashed <= _LAG_BYTES:
+            self._since = None
+            return False
+        self._since = self._since or (arrived, hashed)
+        return arrived - self._since[0] > hashed - self._since[1]
 
     def follow(self) -> None:
         self._block = memoryview(bytearray(min(_BLOCK, self._partial.size)))
