@@ -25,9 +25,9 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store").open()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prefect() -> Iterator[None]:
-    """A server of its own; one for all tests of a process, since the end of one waits for what the others began."""
+    """A server of its own for each file: never one inside another, since the end of one waits for what both began."""
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=120):
