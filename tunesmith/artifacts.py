@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from tunesmith.memory.said import BillItem, Rejected, SimulatedMoment, SimulatedPeak
 from tunesmith.memory.step import Step
 from tunesmith.specs.spec import Spec, Where
 
@@ -90,26 +91,6 @@ class Hardware(Spec):
     devices: tuple[Device, ...]
     ram_bytes: int
     cores: int
-
-
-class BillItem(Spec):
-    phase: str
-    item: str
-    bytes: int
-    place: Literal["device", "host"] = "device"
-    """Whose memory; on a CPU the host is the device."""
-    kind: Literal["allocated", "slack", "context"] = "allocated"
-    """What tensors take; what an allocator holds beyond them; what is gone before the first tensor."""
-
-
-class Rejected(Spec):
-    """A rung of the ladder that was tried and did not fit."""
-
-    plan: str
-    """What was tried, in words."""
-    high_bytes: int
-    """The least it would have taken in the phase that is too full."""
-    why: str
 
 
 class Plan(Artifact):
@@ -243,29 +224,6 @@ class Release(Artifact):
     """The live endpoint's own score on the first held-out rows."""
     answers: tuple[tuple[str, str], ...]
     """Smoke question and answer."""
-
-
-class SimulatedPeak(Spec):
-    """The fullest moment of a phase."""
-
-    allocated_bytes: int
-    """What its tensors take: the sum over the owners."""
-    reserved_native_bytes: int
-    """The most torch's caching allocator holds during the phase, pieces it cannot use included."""
-    reserved_expandable_bytes: int
-    """The same with `expandable_segments:True`."""
-    owners: dict[str, int]
-    """Bytes by owner, largest first."""
-
-
-class SimulatedMoment(Spec):
-    """One point of a step's course."""
-
-    event: int
-    """Allocations and frees since the step began."""
-    phase: str
-    owners: dict[str, int]
-    """Bytes by owner, all temporaries as one."""
 
 
 class Simulation(Artifact):

@@ -33,7 +33,8 @@ A message is one sentence: what was wrong, and what to do.
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from tunesmith.artifacts import BillItem, Plan
+    from tunesmith.artifacts import Plan
+    from tunesmith.memory.said import BillItem
 
 
 class TunesmithError(Exception):

@@ -1,6 +1,7 @@
 """The fault-injecting hub in a process of its own, so that its work is not counted as the client's."""
 
 import multiprocessing
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -55,6 +56,13 @@ def hub_apart(make: Callable[[], Repo], rate: float | None = None) -> Iterator[A
         process.join()
 
 
+def settle(hub: FaultyHub) -> None:
+    """Returns once the count stands still: a client may have the last bytes before the hub has counted them."""
+    before = -1
+    while before != (before := hub.sent()):
+        time.sleep(0.1)
+
+
 def _serve(make: Callable[[], Repo], rate: float | None, line: Connection) -> None:
     with FaultyHub({REPO: make()}, rate=rate) as hub:
         line.send(hub.address)
@@ -68,6 +76,7 @@ def _serve(make: Callable[[], Repo], rate: float | None, line: Connection) -> No
                 hub.rate = order
                 line.send(None)
                 continue
+            settle(hub)
             seen, opened_now = hub.requests()[counted:], hub.connections()
             sent = sum(one.sent for one in seen if one.asked.where in ("resolve", "cdn"))
             line.send(Count(sent, len(seen), opened_now - opened))

@@ -3,12 +3,13 @@
 import pytest
 
 from tests.memory.cases import QWEN_7B, cpu, gpu, recipe, source
-from tunesmith.artifacts import Plan, SimulatedPeak, Simulation
+from tunesmith.artifacts import Plan, Simulation
 from tunesmith.errors import RecipeError
 from tunesmith.memory.bill import Layout, evaluating
 from tunesmith.memory.confirm import Confirmation, simulate_job
 from tunesmith.memory.constants import CPU_PROCESS_BYTES, GIB
 from tunesmith.memory.plan import make_case, make_plan
+from tunesmith.memory.said import SimulatedPeak
 from tunesmith.memory.training import total
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.memory.cases import QWEN_7B, SMOLLM2, cpu, gpu, recipe, source
 from tests.recipes import tiny_recipe
-from tunesmith.artifacts import BillItem, Plan, Rejected
+from tunesmith.artifacts import Plan
 from tunesmith.memory.bill import peaks
 from tunesmith.memory.canvas import Canvas, Type, gib, shortened, text_width, ticks
 from tunesmith.memory.constants import GIB
@@ -25,6 +25,7 @@ from tunesmith.memory.owners import OTHER, OWNERS, owner_named, owner_of
 from tunesmith.memory.page import page
 from tunesmith.memory.picture import bill_image, bill_svg, markdown_image
 from tunesmith.memory.plan import make_plan
+from tunesmith.memory.said import BillItem, Rejected
 from tunesmith.memory.timeline import timeline_svg
 from tunesmith.specs.recipe import Recipe
 

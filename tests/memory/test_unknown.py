@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from tests.memory.cases import QWEN_7B, cpu, gpu, recipe, source
 from tests.recipes import CONFIG, tiny_recipe
-from tunesmith.artifacts import Hardware, Plan, SimulatedPeak, Simulation
+from tunesmith.artifacts import Hardware, Plan, Simulation
 from tunesmith.errors import DoesNotFit, ModelError
 from tunesmith.memory.bill import peaks
 from tunesmith.memory.constants import GIB
 from tunesmith.memory.findings import BY_SIMULATION
 from tunesmith.memory.plan import launchable, make_plan, on_smallest_card
+from tunesmith.memory.said import SimulatedPeak
 from tunesmith.memory.shape import ModelShape
 from tunesmith.memory.step import Step
 from tunesmith.memory.training import step_items, total

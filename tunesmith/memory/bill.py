@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from tunesmith.artifacts import BillItem, ModelSource
+from tunesmith.artifacts import ModelSource
 from tunesmith.hub.choose import is_pickled
 from tunesmith.hub.gguf_names import is_gguf
 from tunesmith.memory import phases
@@ -16,6 +16,7 @@ from tunesmith.memory.constants import (
 )
 from tunesmith.memory.evaluation import Batch, evaluate_items, judged_on, judged_weights
 from tunesmith.memory.findings import Findings, corrected
+from tunesmith.memory.said import BillItem
 from tunesmith.memory.saving import copied_items, save_items
 from tunesmith.memory.serving import serve_items
 from tunesmith.memory.shape import ModelShape

@@ -4,7 +4,8 @@ for them.
 
 from typing import NamedTuple
 
-from tunesmith.artifacts import BillItem, Simulation
+from tunesmith.artifacts import Simulation
+from tunesmith.memory.said import BillItem
 from tunesmith.memory.step import Step
 
 BY_SIMULATION = "by simulation"

@@ -5,7 +5,7 @@ The colours are those of Okabe and Ito (Color Universal Design, 2008), which the
 
 from typing import NamedTuple
 
-from tunesmith.artifacts import BillItem
+from tunesmith.memory.said import BillItem
 
 
 class Owner(NamedTuple):

@@ -8,12 +8,13 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tunesmith.artifacts import BillItem, Plan
+from tunesmith.artifacts import Plan
 from tunesmith.memory.bill import peaks
 from tunesmith.memory.canvas import gib
 from tunesmith.memory.constants import GIB
 from tunesmith.memory.owners import Owner, owner_of
 from tunesmith.memory.picture import bill_svg
+from tunesmith.memory.said import BillItem
 from tunesmith.memory.timeline import Moment, timeline_svg
 
 _TEMPLATE = "page.html.j2"

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from tunesmith.artifacts import BillItem, Plan
+from tunesmith.artifacts import Plan
 from tunesmith.memory.canvas import PLAIN, Box, Canvas, Type, gib, shortened, text_width, ticks
 from tunesmith.memory.constants import GIB
 from tunesmith.memory.owners import OWNERS, Owner, owner_of
+from tunesmith.memory.said import BillItem
 
 WIDTH = 800.0
 _LEFT, _RIGHT = 96.0, 712.0

@@ -8,12 +8,13 @@ comes as soon as the micro-batches without it would be slower than one with it.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tunesmith.artifacts import BillItem, Hardware, Plan, Rejected
+from tunesmith.artifacts import Hardware, Plan
 from tunesmith.memory.bill import Case, DeviceKind, Layout, bill, disk_items, max_model_len, peaks
 from tunesmith.memory.constants import GIB
 from tunesmith.memory.kv_cache import kv_bytes
 from tunesmith.memory.ladder import rungs, steps
 from tunesmith.memory.parallel import transfer_seconds
+from tunesmith.memory.said import BillItem, Rejected
 from tunesmith.memory.serving import cache_room, server_share
 from tunesmith.memory.summary import summarize
 from tunesmith.memory.training import states

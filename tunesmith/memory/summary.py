@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from tunesmith.artifacts import BillItem
 from tunesmith.memory.bill import Case, Layout, peaks
 from tunesmith.memory.constants import GIB
+from tunesmith.memory.said import BillItem
 from tunesmith.memory.step import Step
 from tunesmith.specs.hardware import HardwareSpec
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from tunesmith.artifacts import BillItem, Plan
+from tunesmith.artifacts import Plan
 from tunesmith.memory.bill import Place
 from tunesmith.memory.constants import GIB
+from tunesmith.memory.said import BillItem
 
 _COLUMNS = ("phase", "item", "GiB")
 

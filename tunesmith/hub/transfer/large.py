@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from threading import current_thread
 
-from tunesmith.errors import TunesmithError
 from tunesmith.hub.transfer.copying import copy
 from tunesmith.hub.transfer.faults import Broke, Dropped
 from tunesmith.hub.transfer.journal import peek
@@ -164,9 +163,6 @@ class Large(Task):
     def _watch(self, partial: Partial) -> None:
         for follower in self._followers:
             follower.stop()
-        if self.digest.wanted is None:
-            with suppress(TunesmithError):
-                self.digest = self.digest._replace(git=self.means.supply.git_id(self.want.entry))
         self._keeper = Keeper(partial, self.digest.start(self.want.size), self._whole, self._wake)
         self._followers = (self._keeper, Sealer(partial, self._owner.holds, self._wake))
         for follower in self._followers:

@@ -90,10 +90,6 @@ class Supply:
             self._told.add(message)
             return not known
 
-    def git_id(self, entry: FileEntry) -> str | None:
-        """What git calls a file that was listed without sha256; None when nobody says it."""
-        return entry.git_id if entry.sha256 is None else None
-
     def locate(self, number: int, entry: FileEntry, held: bool) -> Remote | Path:
         """Where that source has the same bytes; `held`: their digest is known. Raises Explained or Refused."""
         source = self.sources[number]

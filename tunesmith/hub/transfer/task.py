@@ -60,7 +60,7 @@ class Task(ABC):
 
     def __init__(self, want: Want, means: Means) -> None:
         self.want, self.means = want, means
-        self.digest = Digest(want.entry.sha256)
+        self.digest = Digest(want.entry.sha256, want.entry.git_id)
         self.finished = False
         self.verified = False
         """Whether this download held it to a digest."""
@@ -163,8 +163,6 @@ class Task(ABC):
         """What the source says. Raises Explained or Refused."""
         epoch, there = self.epoch, self._remote
         if there is None:
-            if self.digest.wanted is None:
-                self.digest = Digest(None, self.means.supply.git_id(self.want.entry))
             there = self.means.supply.locate(self.turn, self.want.entry, self.digest.wanted is not None)
             if isinstance(there, Remote) and self._wrong.get(self.turn):
                 # What was wrong may have come through Xet: fetched anew, it comes the other way.

@@ -4,6 +4,7 @@ import hashlib
 import re
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from io import FileIO
 from typing import NamedTuple, Protocol
@@ -55,7 +56,7 @@ def git_id(etag: str | None) -> str | None:
     return etag if etag and _GIT_ID.fullmatch(etag) else None
 
 
-class Follower(threading.Thread):
+class Follower(threading.Thread, ABC):
     """Works on one partial file while others write it, until it is done with it, or stopped."""
 
     def __init__(self, partial: Partial, failed: Callable[[Exception], None]) -> None:
@@ -75,9 +76,9 @@ class Follower(threading.Thread):
             if not self._stopped.is_set():
                 self._failed(error)
 
+    @abstractmethod
     def follow(self) -> None:
         """The work."""
-        raise NotImplementedError
 
 
 class Sealer(Follower):

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tunesmith.artifacts import SimulatedMoment, SimulatedPeak
 from tunesmith.memory.allocator import Event, Mark, replay
+from tunesmith.memory.said import SimulatedMoment, SimulatedPeak
 from tunesmith.stages.simulate.owners import TEMPORARIES
 
 _POINTS = 400

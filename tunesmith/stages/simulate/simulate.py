@@ -16,10 +16,11 @@ import transformers
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from tunesmith import worker
-from tunesmith.artifacts import SimulatedPeak, Simulation
+from tunesmith.artifacts import Simulation
 from tunesmith.errors import ModelError
 from tunesmith.jobs import SimulateJob
 from tunesmith.memory.constants import GIB
+from tunesmith.memory.said import SimulatedPeak
 from tunesmith.stages.simulate.kernels import Kernels
 from tunesmith.stages.simulate.record import record_evaluations, record_step
 from tunesmith.stages.simulate.report import Recording, peaks, timeline
